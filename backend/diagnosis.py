@@ -1,0 +1,148 @@
+"""What a failure was, and what to say of it: what happened, and what to try."""
+
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from backend.models import FailureKind, JobStatus
+
+EXPLANATIONS: Final[Mapping[FailureKind, str]] = {
+    FailureKind.TIMEOUT: "The job reported no progress for its whole timeout and was stopped.",
+    FailureKind.CRASHED: "The training ended with an error of its own.",
+    FailureKind.GPU_OUT_OF_MEMORY: "The training asked for more GPU memory than there was.",
+    FailureKind.HOST_OUT_OF_MEMORY: "The training asked for more host memory than there was.",
+    FailureKind.KILLED: "A signal from outside ended the process.",
+    FailureKind.COULD_NOT_START: "The operating system could not start the process.",
+    FailureKind.LOST: "The process ended while no server was watching, and left no word of how.",
+}
+
+ADVICE: Final[Mapping[FailureKind, str]] = {
+    FailureKind.TIMEOUT: "Look at the stacks and the last lines of the log for the place where it "
+    "waits. If a step simply takes that long, retry with a longer timeout or report more often.",
+    FailureKind.CRASHED: "The traceback is at the end of the log; mend the cause and retry.",
+    FailureKind.GPU_OUT_OF_MEMORY: "Retry with a smaller batch size, a shorter context or a "
+    "narrower model, or see on the GPU page who else holds memory.",
+    FailureKind.HOST_OUT_OF_MEMORY: "Retry with a smaller batch size or fewer data workers, or "
+    "load the data piece by piece.",
+    FailureKind.KILLED: "If nobody killed it by hand, the kernel may have: a SIGKILL without "
+    "warning is most often the machine running out of memory, a SIGSEGV a bug in native code.",
+    FailureKind.COULD_NOT_START: "Check that the interpreter, the script and the folder exist and "
+    "may be used, then retry.",
+    FailureKind.LOST: "The log and the curve are kept; retry when you are ready.",
+}
+
+_GPU_MEMORY_TYPES: Final = ("torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")
+_GPU_MEMORY_WORDS: Final = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_MAX_MESSAGE: Final = 2000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a job ended."""
+
+    status: JobStatus
+    kind: FailureKind | None = None
+    error: str | None = None
+    finished_at: str | None = None
+    """UTC ISO 8601, as the runner wrote it; None where only the present instant is known."""
+
+
+COMPLETED: Final = Verdict(JobStatus.COMPLETED)
+CANCELLED: Final = Verdict(JobStatus.CANCELLED)
+
+
+def failed(kind: FailureKind, error: str, finished_at: str | None = None) -> Verdict:
+    return Verdict(JobStatus.FAILED, kind, error[:_MAX_MESSAGE], finished_at)
+
+
+@dataclass(frozen=True)
+class ExitRecord:
+    """What exit.json says; see `backend/training/runner.py`."""
+
+    code: int | None
+    signal: int | None
+    exception_type: str | None
+    exception_line: str | None
+    finished_at: str | None
+
+
+def read_exit(path: Path) -> ExitRecord | None:
+    """Read exit.json; None where the runner did not come to write it, or it makes no sense."""
+    try:
+        if path.is_symlink() or path.stat().st_size > 2**20:
+            return None
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    exception = document.get("exception")
+    if not isinstance(exception, dict):
+        exception = {}
+    return ExitRecord(
+        code=_whole(document.get("code")),
+        signal=_whole(document.get("signal")),
+        exception_type=_words(exception.get("type")),
+        exception_line=_words(exception.get("line")),
+        finished_at=_words(document.get("finished_at")),
+    )
+
+
+def verdict_of(record: ExitRecord | None, exit_code: int | None) -> Verdict:
+    """How a job ended that nobody stopped.
+
+    Args:
+        record: what its runner wrote, if it came to write.
+        exit_code: of the leader, minus the signal's number; None where nobody was told.
+    """
+    if record is None and exit_code is None:
+        return failed(FailureKind.LOST, "The process is gone and left no word of how it ended.")
+    if exit_code is not None and exit_code < 0 and (record is None or record.signal is None):
+        return _killed(-exit_code, record.finished_at if record else None)
+    if record is None:
+        if exit_code == 0:
+            # The runner always writes; only a full disk or a deleted folder keeps it from that.
+            return COMPLETED
+        return failed(FailureKind.CRASHED, f"The process exited with code {exit_code}.")
+    when = record.finished_at
+    if record.signal is not None:
+        return _killed(record.signal, when)
+    if record.code == 0:
+        return Verdict(JobStatus.COMPLETED, finished_at=when)
+    if record.exception_line is not None:
+        return failed(_kind_of(record), record.exception_line, when)
+    return failed(FailureKind.CRASHED, f"The process exited with code {record.code}.", when)
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL`, or `signal 63` where the system has no name for it."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _killed(number: int, when: str | None) -> Verdict:
+    return failed(FailureKind.KILLED, f"The process was killed by {signal_name(number)}.", when)
+
+
+def _kind_of(record: ExitRecord) -> FailureKind:
+    line = record.exception_line or ""
+    if record.exception_type in _GPU_MEMORY_TYPES or any(w in line for w in _GPU_MEMORY_WORDS):
+        return FailureKind.GPU_OUT_OF_MEMORY
+    if record.exception_type == "MemoryError" or "can't allocate memory" in line:
+        return FailureKind.HOST_OUT_OF_MEMORY
+    return FailureKind.CRASHED
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _words(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return None
+    return value.encode("utf-8", "replace").decode().replace("\0", "�")

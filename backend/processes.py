@@ -1,0 +1,480 @@
+"""Launch, adopt, find and end a tree of processes. POSIX and Windows differ in this file only."""
+
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+JOB_VARIABLE: Final = "SIGNALBOX_JOB_ID"
+NONCE_VARIABLE: Final = "SIGNALBOX_NONCE"
+STACKS_VARIABLE: Final = "SIGNALBOX_STACKS_SIGNAL"
+
+STACKS_SIGNAL: Final[int | None] = (
+    signal.SIGRTMIN + 7 if sys.platform == "linux" else getattr(signal, "SIGUSR2", None)
+)
+"""What asks a job's Python for its stacks. A real-time signal, because trainers use the others."""
+
+KILL_PATIENCE_SECONDS: Final = 10.0
+"""How long a process may take to die of SIGKILL before it is called a survivor."""
+
+_RUNNER: Final = Path(__file__).parent / "training" / "runner.py"
+_PROC: Final = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What every process of a job carries in its environment."""
+
+    job_id: int
+    nonce: str
+
+    def variables(self) -> dict[str, str]:
+        return {JOB_VARIABLE: str(self.job_id), NONCE_VARIABLE: self.nonce}
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process that no other can be mistaken for: a pid is used again, a pid with its start is
+    not. `started` is the boot's id and the start in clock ticks since it."""
+
+    pid: int
+    started: str
+
+
+@dataclass(frozen=True)
+class ProcessRow:
+    """One line of the machine's process table."""
+
+    id: ProcessId
+    parent: int
+    state: str
+    """As in proc(5): R, S, D, T (stopped), Z (zombie), …"""
+    memory_bytes: int
+    """Resident memory; what processes share is counted in each."""
+
+    @property
+    def alive(self) -> bool:
+        return self.state not in "ZX"
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """All that is needed to start a job's leader."""
+
+    python: Path
+    argv: Sequence[str]
+    folder: Path
+    environment: Mapping[str, str]
+    log: Path
+    mark: Mark
+
+
+class CouldNotStartError(Exception):
+    """The operating system refused to start the process; the message says why."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the end of a tree went."""
+
+    survivors: Sequence[ProcessRow]
+    """What lives on in spite of SIGKILL."""
+    killed: int
+    """How many had to be killed because asking did not help."""
+
+
+class Leader(Protocol):
+    """The process that a job was started as, and everything that came of it.
+
+    The one thing that another launcher has to offer.
+    """
+
+    @property
+    def id(self) -> ProcessId: ...
+
+    def alive(self) -> bool:
+        """Whether the leader itself runs. Cheap: asked several times a second."""
+        ...
+
+    def exit_code(self) -> int | None:
+        """Its exit code, minus the signal's number if it died of one; None where unknown."""
+        ...
+
+    def ask_to_stop(self) -> None: ...
+
+    def leftovers(self) -> list[ProcessRow]:
+        """Every live process of the job, wherever in the process table it may be."""
+        ...
+
+    def tree(self, afresh: bool) -> list[ProcessRow]:
+        """The leader and its descendants, read afresh or up to a second ago. Cheap."""
+        ...
+
+
+class LocalLeader:
+    """A leader on this machine: launched here (then it is our child) or adopted."""
+
+    def __init__(
+        self, id: ProcessId, mark: Mark, child: "subprocess.Popen[bytes] | None" = None
+    ) -> None:
+        self._id = id
+        self._mark = mark
+        self._child = child
+
+    @property
+    def id(self) -> ProcessId:
+        return self._id
+
+    def alive(self) -> bool:
+        if self._child is not None:
+            return self._child.poll() is None
+        row = _row(self._id.pid)
+        return row is not None and row.id == self._id and row.alive
+
+    def exit_code(self) -> int | None:
+        return self._child.poll() if self._child is not None else None
+
+    def ask_to_stop(self) -> None:
+        if self.alive():
+            send_signal(self._id, signal.SIGTERM)
+
+    def leftovers(self) -> list[ProcessRow]:
+        return find_marked(self._mark)
+
+    def tree(self, afresh: bool) -> list[ProcessRow]:
+        return TABLE.tree(self._id, afresh=afresh)
+
+
+def launch(spec: LaunchSpec) -> LocalLeader:
+    """Start a job's leader in a session of its own, its output straight into its log.
+
+    Raises:
+        CouldNotStartError: the interpreter or the folder is not there or may not be used.
+    """
+    environment = {**spec.environment, **spec.mark.variables()}
+    if STACKS_SIGNAL is not None:
+        environment[STACKS_VARIABLE] = str(STACKS_SIGNAL)
+    try:
+        with spec.log.open("ab") as log:
+            child = subprocess.Popen(
+                [str(spec.python), str(_RUNNER), *spec.argv],
+                cwd=spec.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except (OSError, ValueError) as error:
+        raise CouldNotStartError(_launch_problem(error, spec)) from error
+    row = _row(child.pid)
+    # A child that has ended already has a row until it is waited for, which only we can do.
+    started = row.id.started if row else f"{_boot()}:0"
+    return LocalLeader(ProcessId(child.pid, started), spec.mark, child)
+
+
+def adopt(id: ProcessId, mark: Mark) -> LocalLeader:
+    """Take over a leader that another server process launched; it may be gone by now."""
+    return LocalLeader(id, mark)
+
+
+def find_leader(mark: Mark) -> LocalLeader:
+    """The leader of a job of which only the mark is known: the first of its processes."""
+    rows = {row.id.pid: row for row in find_marked(mark)}
+    first = [row for row in rows.values() if row.parent not in rows]
+    if not first:
+        return LocalLeader(ProcessId(0, ""), mark)
+    return LocalLeader(
+        min(first, key=lambda row: float(row.id.started.rpartition(":")[2])).id, mark
+    )
+
+
+def find_marked(mark: Mark) -> list[ProcessRow]:
+    """Every live process whose environment carries the mark, and their live descendants.
+
+    A descendant counts even if it cleaned its environment, as long as its parents live.
+    """
+    table = read_table()
+    members = {pid for pid, row in table.items() if row.alive and _carries(pid, mark)}
+    members |= _descendants(table, members)
+    members.discard(os.getpid())
+    return [table[pid] for pid in sorted(members) if table[pid].alive]
+
+
+def end_tree(
+    leader: Leader,
+    grace_seconds: float,
+    give_up: threading.Event,
+    *,
+    patience_seconds: float = KILL_PATIENCE_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> Ended | None:
+    """End every process of a job: ask the leader, then the rest, then kill, until none is left.
+
+    The leader alone is asked first, so that a training that wants to save still has its data
+    workers (`KillMode=mixed` of systemd.kill(5)). The rest is asked as soon as the leader is gone
+    or half of the grace is over; at the end of the grace what is left is killed.
+
+    Returns None where `give_up` was set before the end was reached.
+    """
+    begin = clock()
+    leader.ask_to_stop()
+    asked: set[ProcessId] = set()
+    killed: set[ProcessId] = set()
+    interval = 0.002
+    while True:
+        waited = clock() - begin
+        leader_alive = leader.alive()
+        if not leader_alive or waited >= grace_seconds / 2:
+            left = leader.leftovers()
+            if not left and not leader_alive:
+                return Ended((), len(killed))
+            if waited >= grace_seconds + patience_seconds:
+                return Ended(tuple(left), len(killed))
+            for row in left:
+                if waited >= grace_seconds:
+                    send_signal(row.id, _KILL)
+                    killed.add(row.id)
+                elif row.id not in asked and row.id != leader.id:
+                    send_signal(row.id, signal.SIGTERM)
+                    asked.add(row.id)
+        if give_up.wait(interval):
+            return None
+        interval = min(interval * 1.5, 0.05)
+
+
+def send_signal(target: ProcessId, number: int) -> bool:
+    """Send a signal to exactly this process; False if it is gone or may not be signalled.
+
+    Never to pid 0, 1, -1 or this process. A stopped process is woken, so that it can obey.
+    """
+    if target.pid <= 1 or target.pid == os.getpid():
+        logger.error("Refused to send signal %s to pid %s", number, target.pid)
+        return False
+    try:
+        return _send(target, number)
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
+    except (PermissionError, psutil.AccessDenied):
+        logger.warning("May not send signal %s to pid %s", number, target.pid)
+        return False
+
+
+def take_stacks(rows: Iterable[ProcessRow], path: Path, patience_seconds: float = 1.0) -> int:
+    """Have each process that can write its stacks append them to `path`; return how many did.
+
+    Only those are signalled that catch the signal: it would kill any other.
+    """
+    if STACKS_SIGNAL is None:
+        return 0
+    answered = 0
+    for row in rows:
+        if not _catches(row.id.pid, STACKS_SIGNAL):
+            continue
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"\n=== Process {row.id.pid}: {command_line(row.id.pid)}\n")
+            before = path.stat().st_size
+            if not send_signal(row.id, STACKS_SIGNAL):
+                continue
+            deadline = time.monotonic() + patience_seconds
+            while time.monotonic() < deadline:
+                if path.stat().st_size > before:
+                    answered += 1
+                    time.sleep(0.05)  # its last lines follow the first at once
+                    break
+                time.sleep(0.01)
+        except OSError:
+            return answered
+    return answered
+
+
+def command_line(pid: int, longest: int = 120) -> str:
+    """What a process was started as, for a person to read; empty if it is gone."""
+    try:
+        words = psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return ""
+    text = " ".join(words)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+class ProcessTable:
+    """The machine's process table, read at most once a second for all supervisors together."""
+
+    def __init__(self, fresh_seconds: float = 0.9) -> None:
+        self._fresh_seconds = fresh_seconds
+        self._lock = threading.Lock()
+        self._rows: Mapping[int, ProcessRow] = {}
+        self._read_at = -1e9
+
+    def tree(self, root: ProcessId, *, afresh: bool = False) -> list[ProcessRow]:
+        """The live processes that descend from `root`, and itself."""
+        with self._lock:
+            now = time.monotonic()
+            if afresh or now - self._read_at >= self._fresh_seconds:
+                self._rows = read_table()
+                self._read_at = now
+            rows = self._rows
+        if root.pid not in rows or rows[root.pid].id != root:
+            return []
+        pids = {root.pid} | _descendants(rows, {root.pid})
+        return [rows[pid] for pid in pids if rows[pid].alive]
+
+
+TABLE: Final = ProcessTable()
+
+
+def _descendants(table: Mapping[int, ProcessRow], roots: set[int]) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for pid, row in table.items():
+        children.setdefault(row.parent, []).append(pid)
+    found: set[int] = set()
+    waiting = list(roots)
+    while waiting:
+        for pid in children.get(waiting.pop(), ()):
+            if pid not in found and pid not in roots:
+                found.add(pid)
+                waiting.append(pid)
+    return found
+
+
+def _launch_problem(error: OSError | ValueError, spec: LaunchSpec) -> str:
+    if not spec.folder.is_dir():
+        return f"The folder {str(spec.folder)!r} does not exist."
+    if not spec.python.exists():
+        return f"The interpreter {str(spec.python)!r} does not exist."
+    if not os.access(spec.python, os.X_OK):
+        return f"The interpreter {str(spec.python)!r} is not a program that can be run."
+    return f"It could not be started: {error}."
+
+
+if sys.platform == "linux":
+    _KILL: Final = signal.SIGKILL
+    _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+    _boot_id: list[str] = []
+
+    def _boot() -> str:
+        if not _boot_id:
+            _boot_id.append((_PROC / "sys/kernel/random/boot_id").read_text().strip())
+        return _boot_id[0]
+
+    def _row(pid: int) -> ProcessRow | None:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 (a hot path)
+                stat = file.read()
+        except OSError:
+            return None
+        # proc(5): the name, field 2, may hold spaces and brackets, so count from its last bracket.
+        fields = stat[stat.rindex(b")") + 2 :].split()
+        return ProcessRow(
+            ProcessId(pid, f"{_boot()}:{int(fields[19])}"),
+            parent=int(fields[1]),
+            state=fields[0].decode(),
+            memory_bytes=int(fields[21]) * _PAGE,
+        )
+
+    def read_table() -> dict[int, ProcessRow]:
+        """Every process of the machine by its pid."""
+        pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())  # noqa: PTH208
+        return {row.id.pid: row for row in map(_row, pids) if row is not None}
+
+    def _carries(pid: int, mark: Mark) -> bool:
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 (a hot path)
+                variables = file.read().split(b"\0")
+        except OSError:
+            return False
+        return all(f"{n}={v}".encode() in variables for n, v in mark.variables().items())
+
+    def _catches(pid: int, number: int) -> bool:
+        try:
+            status = (_PROC / str(pid) / "status").read_text()
+        except OSError:
+            return False
+        caught = next(
+            (line for line in status.splitlines() if line.startswith("SigCgt:")), "SigCgt: 0"
+        )
+        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+    def _send(target: ProcessId, number: int) -> bool:
+        # A pidfd is bound to one process: between the check and the signal no pid can be reused.
+        try:
+            descriptor = os.pidfd_open(target.pid)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            descriptor = None  # a kernel before 5.3, or a sandbox that leaves it out
+        try:
+            row = _row(target.pid)
+            if row is None or row.id != target or not row.alive:
+                return False
+            for each in (number, signal.SIGCONT) if row.state == "T" else (number,):
+                if descriptor is None:
+                    os.kill(target.pid, each)
+                else:
+                    signal.pidfd_send_signal(descriptor, each)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+        return True
+
+else:
+    _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+
+    def _boot() -> str:
+        return str(int(psutil.boot_time()))
+
+    def _psutil_row(process: psutil.Process) -> ProcessRow | None:
+        try:
+            with process.oneshot():
+                zombie = process.status() == psutil.STATUS_ZOMBIE
+                return ProcessRow(
+                    ProcessId(process.pid, f"{_boot()}:{process.create_time():.3f}"),
+                    parent=process.ppid(),
+                    state="Z" if zombie else "S",
+                    memory_bytes=0 if zombie else process.memory_info().rss,
+                )
+        except psutil.Error:
+            return None
+
+    def _row(pid: int) -> ProcessRow | None:
+        try:
+            return _psutil_row(psutil.Process(pid))
+        except psutil.Error:
+            return None
+
+    def read_table() -> dict[int, ProcessRow]:
+        """Every process of the machine by its pid."""
+        rows = map(_psutil_row, psutil.process_iter())
+        return {row.id.pid: row for row in rows if row is not None}
+
+    def _carries(pid: int, mark: Mark) -> bool:
+        try:
+            environment = psutil.Process(pid).environ()
+        except (psutil.Error, OSError):
+            return False
+        return all(environment.get(n) == v for n, v in mark.variables().items())
+
+    def _catches(pid: int, number: int) -> bool:
+        return False  # there is no way to know, and a process that does not catch it would die
+
+    def _send(target: ProcessId, number: int) -> bool:
+        process = psutil.Process(target.pid)
+        row = _psutil_row(process)
+        if row is None or row.id != target or not row.alive:
+            return False
+        process.send_signal(number)
+        return True

@@ -1,0 +1,713 @@
+"""The face of the backend: everything that a page or the API may ask for."""
+
+import hashlib
+import importlib
+import logging
+import os
+import re
+import secrets
+import stat
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import psutil
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from backend import diagnosis, log
+from backend.gpu import MemorySource, empty_cache, find_source
+from backend.models import (
+    Cleanup,
+    Event,
+    Failure,
+    FailureKind,
+    Job,
+    JobStatus,
+    RequestKind,
+    utc_now,
+)
+from backend.paths import DataPaths
+from backend.pool import Pool
+from backend.progress import Point, ProgressReader, Reading, read_points
+from backend.recipes import RECIPES, Params, command_for
+from backend.settings import Settings
+from backend.store import Sort, Store
+from backend.supervisor import Surroundings
+
+logger = logging.getLogger(__name__)
+
+MAX_NAME: Final = 200
+MAX_TIMEOUT_MINUTES: Final = 525_600
+MAX_ENV: Final = 200
+MAX_FILES: Final = 500
+
+
+class Submission(BaseModel):
+    """What a person asks for. Only its shape is checked here; see `Service.validate`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: str
+    params: dict[str, Any] = {}
+    name: str = ""
+    env: dict[str, str] = {}
+    timeout_minutes: float | None = None
+    gpus: int | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a submission: which field, and a sentence."""
+
+    field: str
+    message: str
+
+
+class InvalidSubmissionError(ValueError):
+    """A submission was refused and nothing was queued."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(f"{p.field}: {p.message}" for p in problems))
+        self.problems = tuple(problems)
+
+
+class UnknownJobError(LookupError):
+    """There is no job with this id."""
+
+
+@dataclass(frozen=True)
+class JobView:
+    """What is known of a job now: the database's truth and the supervisor's latest figures."""
+
+    job_id: int
+    name: str
+    recipe: str
+    status: JobStatus
+    requested: RequestKind | None
+    progress: float | None  # percent
+    current_step: int | None
+    total_steps: int | None
+    current_epoch: int | None
+    total_epochs: int | None
+    loss: float | None
+    eval_loss: float | None
+    learning_rate: float | None
+    samples_per_second: float | None
+    elapsed_seconds: float | None
+    remaining_seconds: float | None
+    seconds_since_progress: float | None
+    timeout_seconds: float
+    error: str | None
+    failure_kind: FailureKind | None
+    queue_position: int | None  # 1 is next
+    pid: int | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    parent_id: int | None
+    checkpoint: str | None
+
+    best_eval_loss: float | None = None
+    best_step: int | None = None
+    steps_per_second: float | None = None
+    phase: str | None = None
+    seconds_left: float | None = None  # before the timeout strikes
+    stacks_taken: bool = False  # the stall clock is past 80 %
+    progress_problem: str | None = None  # what is wrong with progress.json
+    non_finite: str | None = None  # "loss stopped being a number at step 812"
+    extra: Mapping[str, float] = field(default_factory=dict)  # other numbers it reports, latest
+    memory_bytes: int | None = None  # used now: on its devices, or by its processes on the host
+    peak_memory_bytes: int | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    env_names: Sequence[str] = ()
+    devices: Sequence[int] = ()
+    gpus: int = 0
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs, in which order."""
+
+    statuses: frozenset[JobStatus] = frozenset()  # empty: all
+    text: str = ""  # part of the name, the recipe or the error, or "12" for job 12
+    sort: Sort = "id"
+    descending: bool = True
+    limit: int = 100
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class JobPage:
+    jobs: Sequence[JobView]
+    total: int  # without limit and offset
+
+
+@dataclass(frozen=True)
+class FailureView:
+    """A failed job as the failures page shows it."""
+
+    job: JobView
+    kind: FailureKind
+    message: str
+    seconds_without_progress: float | None
+    last_step: int | None
+    log_tail: str
+    stacks: str
+    at: datetime
+    explanation: str  # what happened, one sentence
+    advice: str  # what to try, one sentence
+
+
+@dataclass(frozen=True)
+class FailureCount:
+    day: date  # in UTC
+    kind: FailureKind
+    count: int
+
+
+@dataclass(frozen=True)
+class DeviceView:
+    """A GPU, or (index None) the host's memory where there is none."""
+
+    index: int | None
+    name: str
+    total_bytes: int | None
+    used_bytes: int | None
+    leased_by: int | None  # a job's id
+    holders: Sequence[Mapping[str, Any]] = ()  # {"pid", "name", "bytes"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    source: Literal["nvml", "torch", "host"]
+    devices: Sequence[DeviceView]
+    note: str | None  # what the reader should know about the source
+    host_used_bytes: int = 0
+    host_total_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class RunFile:
+    name: str  # relative to the run folder
+    bytes: int
+    modified_at: datetime
+
+
+class StartError(Exception):
+    """The service cannot start; the message is one line that says why and what to do."""
+
+
+class Service:
+    """One per process. Every method may be called from any thread and answers at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._paths = DataPaths(settings.data)
+        self._lock = FileLock(self._paths.lock)
+        self._store: Store
+        self._source: MemorySource
+        self._pool: Pool
+
+    def start(self, *, run_jobs: bool = True) -> None:
+        """Open the data folder, take over running jobs and work on the queue.
+
+        Args:
+            run_jobs: False to leave the queue alone, for looking at a data folder.
+
+        Raises:
+            StartError: the data folder cannot be used, or another server uses it.
+        """
+        try:
+            self._paths.uploads.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+            nonce = self._nonce()
+        except Timeout:
+            raise StartError(
+                f"Another Signalbox runs on {self._paths.folder} already; "
+                "close it first, or set SIGNALBOX_DATA to another folder."
+            ) from None
+        except OSError as error:
+            raise StartError(
+                f"The data folder {self._paths.folder} cannot be used ({error.strerror}); "
+                "set SIGNALBOX_DATA to a folder that you may write."
+            ) from None
+        self._store = Store(self._paths.database)
+        self._source = find_source()
+        devices = self._source.devices()
+        around = Surroundings(self.settings, self._store, self._source, nonce)
+        self._pool = Pool(around, self._paths, self.settings.workers or max(1, len(devices)))
+        if run_jobs:
+            self._pool.start()
+        if devices:
+            # Emptying the cache needs torch; loading it takes seconds that no start should wait.
+            threading.Thread(
+                target=importlib.import_module, args=("torch",), name="torch", daemon=True
+            ).start()
+
+    def close(self) -> int:
+        """Stop supervising; return how many jobs go on running without a server."""
+        left = self._pool.close()
+        self._store.close()
+        self._lock.release()
+        return left
+
+    @property
+    def gpu_count(self) -> int:
+        return len(self._source.devices())
+
+    # Submitting
+
+    def validate(self, submission: Submission) -> list[Problem]:
+        """Say everything that is wrong with a submission; queue nothing."""
+        return self._check(submission)[1]
+
+    def submit(self, submission: Submission, parent_id: int | None = None) -> int:
+        """Queue a job and return its id.
+
+        Raises:
+            InvalidSubmissionError: something is wrong with it; nothing was queued.
+        """
+        params, problems = self._check(submission)
+        if problems or params is None:
+            raise InvalidSubmissionError(problems)
+        minutes = submission.timeout_minutes
+        gpus = submission.gpus
+        job_id = self._store.add(
+            Job(
+                name=_clean_name(submission.name) or _default_name(submission.recipe, params),
+                recipe=submission.recipe,
+                params=params.model_dump(mode="json"),
+                command=asdict(command_for(submission.recipe, params)),
+                env=submission.env,
+                timeout_seconds=round(minutes * 60, 3)
+                if minutes is not None
+                else self.settings.timeout_seconds,
+                gpus=min(1, self.gpu_count) if gpus is None else gpus,
+                parent_id=parent_id,
+            )
+        )
+        self._pool.dispatch()
+        return job_id
+
+    def submission_like(self, job_id: int) -> Submission:
+        """What was asked for when this job was submitted, for a form to start from.
+
+        The values of its environment variables are left out: they may be secrets.
+
+        Raises:
+            UnknownJobError: there is no such job.
+        """
+        submission = _submission_of(self._job(job_id))
+        return submission.model_copy(update={"env": dict.fromkeys(submission.env, "")})
+
+    def retry(self, job_id: int) -> int:
+        """Queue a new job like this one, which remembers it as its parent; return its id.
+
+        Raises:
+            UnknownJobError: there is no such job.
+            InvalidSubmissionError: it could not be submitted any more (its script is gone, say).
+        """
+        return self.submit(_submission_of(self._job(job_id)), parent_id=job_id)
+
+    def keep_upload(self, name: str, content: bytes) -> str:
+        """Keep an uploaded file; return its absolute path. The same file is kept once."""
+        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).name).strip("._") or "upload"
+        path = self._paths.uploads / f"{hashlib.sha256(content).hexdigest()[:12]}-{safe[-80:]}"
+        if not path.exists():
+            beside = path.with_name(path.name + ".tmp")
+            beside.write_bytes(content)
+            beside.replace(path)
+        return str(path)
+
+    # Acting on a job
+
+    def cancel(self, job_id: int) -> bool:
+        """Ask for the end of a job; False where it had ended already.
+
+        Raises:
+            UnknownJobError: there is no such job.
+        """
+        for status in (JobStatus.QUEUED, JobStatus.PAUSED):
+            if self._store.change(
+                job_id, status, JobStatus.CANCELLED, "Cancelled before it was started"
+            ):
+                return True
+        self._store.request(job_id, RequestKind.CANCELLING, "Cancel was asked for")
+        if supervisor := self._pool.supervisor(job_id):
+            supervisor.cancel()
+        return self._job(job_id).status is JobStatus.RUNNING
+
+    def extend(self, job_id: int) -> bool:
+        """Grant a running job another full timeout; False where it is not running.
+
+        Raises:
+            UnknownJobError: there is no such job.
+        """
+        job = self._job(job_id)
+        supervisor = self._pool.supervisor(job_id)
+        if supervisor is None or job.status is not JobStatus.RUNNING:
+            return False
+        supervisor.extend()
+        self._store.note(job_id, "Another full timeout was granted")
+        return True
+
+    # Looking at jobs
+
+    def job(self, job_id: int) -> JobView:
+        """Raises UnknownJobError."""
+        job = self._job(job_id)
+        positions = self._store.queue_positions() if job.status is JobStatus.QUEUED else {}
+        view = self._view(job, positions)
+        if job.status.ended:
+            reader = ProgressReader(self._paths.run(job_id).progress)
+            reader.look()
+            view = replace(view, progress_problem=reader.problem)
+        return view
+
+    def jobs(self, filter: JobFilter = JobFilter()) -> JobPage:
+        """The jobs that match, as many as the filter asks for."""
+        found = self._store.find(**vars(filter))
+        queued = any(job.status is JobStatus.QUEUED for job in found.jobs)
+        positions = self._store.queue_positions() if queued else {}
+        return JobPage([self._view(job, positions) for job in found.jobs], found.total)
+
+    def counts(self) -> Mapping[JobStatus, int]:
+        """How many jobs are in each state; every state is there."""
+        return self._store.counts()
+
+    def history(self, job_id: int) -> Sequence[Point]:
+        """The curve: at most 2,000 points, oldest first. Raises UnknownJobError."""
+        self._job(job_id)
+        if supervisor := self._pool.supervisor(job_id):
+            points = supervisor.points()
+        else:
+            paths = self._paths.run(job_id)
+            reader = ProgressReader(paths.progress)
+            reader.look()
+            points = reader.reading.history if reader.reading else ()
+            points = points or read_points(paths.metrics) or read_points(paths.seen)
+        return points
+
+    def log_tail(self, job_id: int, lines: int = 200) -> str:
+        """The end of the log as a terminal would show it: bars collapsed, no escape codes."""
+        return log.tail(self._paths.run(job_id).log, lines)
+
+    def log_bytes(self, job_id: int, limit: int = 64 * 2**20) -> bytes:
+        """The log as it was written, its last `limit` bytes."""
+        return log.read_tail(self._paths.run(job_id).log, limit)
+
+    def stacks(self, job_id: int) -> str:
+        """The stacks taken of a stuck job, or an empty text."""
+        return log.tail(self._paths.run(job_id).stacks, 2000)
+
+    def timeline(self, job_id: int) -> Sequence[Event]:
+        """What happened to a job, oldest first."""
+        return self._store.timeline(job_id)
+
+    def files(self, job_id: int) -> Sequence[RunFile]:
+        """What is in the run folder, by name; links are left out."""
+        folder = self._paths.run(job_id).folder
+        found: list[RunFile] = []
+        if folder.is_symlink():
+            return found
+        for parent, _folders, names in os.walk(folder):
+            for name in names:
+                path = Path(parent, name)
+                try:
+                    status = path.lstat()
+                except OSError:
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found.append(
+                        RunFile(
+                            os.fsencode(path.relative_to(folder)).decode("utf-8", "replace"),
+                            status.st_size,
+                            datetime.fromtimestamp(status.st_mtime, UTC),
+                        )
+                    )
+            if len(found) >= MAX_FILES:
+                break
+        return sorted(found[:MAX_FILES], key=lambda file: file.name)
+
+    def cleanups(self, job_id: int | None = None, limit: int = 100) -> Sequence[Cleanup]:
+        """Newest first."""
+        return self._store.cleanups(job_id, limit)
+
+    def failures(
+        self, kind: FailureKind | None = None, limit: int = 50, offset: int = 0
+    ) -> Sequence[FailureView]:
+        """Newest first."""
+        return [self._failure(*both) for both in self._store.failures(kind, limit, offset)]
+
+    def failure(self, job_id: int) -> FailureView | None:
+        """What is known of one failed job; None where it did not fail."""
+        failure = self._store.failure(job_id)
+        return self._failure(failure, self._job(job_id)) if failure else None
+
+    def failure_counts(self, days: int = 14) -> Sequence[FailureCount]:
+        """Failures by day and kind, oldest first."""
+        return [FailureCount(*row) for row in self._store.failure_counts(days)]
+
+    # The machine
+
+    def machine(self) -> Machine:
+        """Live memory of each device; of the host where there is no GPU."""
+        host = psutil.virtual_memory()
+        used = host.total - host.available
+        leases = self._pool.leases()
+        devices = [
+            DeviceView(
+                device.index,
+                device.name,
+                device.total_bytes,
+                self._source.used_bytes(device.index),
+                leases.get(device.index),
+                [holder.as_json() for holder in self._source.holders(device.index)],
+            )
+            for device in self._source.devices()
+        ]
+        note = None
+        if not devices:
+            note = (
+                "No GPU was found on this machine, so jobs run on the CPU and the figures are "
+                "host memory: of the whole machine here, of a job's own processes for a cleanup."
+            )
+            devices = [DeviceView(None, "Host memory", host.total, used, None)]
+        elif self._source.name == "torch":
+            note = (
+                "NVML cannot be used here, so the readings come from torch, for which the server "
+                "had to open a CUDA context of its own. It holds some memory on each device."
+            )
+        return Machine(self._source.name, devices, note, used, host.total)
+
+    def empty_cache(self) -> Cleanup:
+        """Collect garbage, and empty the server's own CUDA cache where there is a GPU."""
+        process = psutil.Process()
+        before = process.memory_info().rss
+        done = empty_cache(import_torch=self.gpu_count > 0)
+        return self._store.add_cleanup(
+            Cleanup(
+                reason="button",
+                device="server",
+                source="host",
+                before_bytes=before,
+                after_bytes=process.memory_info().rss,
+                cache_freed_bytes=done.freed_bytes,
+            )
+        )
+
+    # Inside
+
+    def _nonce(self) -> str:
+        path = self._paths.nonce
+        if not path.exists():
+            path.write_text(secrets.token_hex(8), encoding="ascii")
+        return path.read_text(encoding="ascii").strip()
+
+    def _job(self, job_id: int) -> Job:
+        job = self._store.get(job_id) if 0 < job_id < 2**63 else None
+        if job is None:
+            raise UnknownJobError(f"There is no job {job_id}.")
+        return job
+
+    def _check(self, submission: Submission) -> tuple[Params | None, list[Problem]]:
+        problems: list[Problem] = []
+        params: Params | None = None
+        recipe = RECIPES.get(submission.recipe)
+        if recipe is None:
+            known = ", ".join(RECIPES)
+            problems.append(Problem("recipe", f"There is no such recipe; there are {known}."))
+        else:
+            try:
+                params = recipe.params.model_validate(submission.params)
+            except ValidationError as error:
+                problems += [_problem(details) for details in error.errors()]
+        if len(submission.name) > MAX_NAME:
+            problems.append(Problem("name", f"Must be at most {MAX_NAME} characters long."))
+        minutes = submission.timeout_minutes
+        if minutes is not None and not 0.001 <= minutes <= MAX_TIMEOUT_MINUTES:
+            problems.append(
+                Problem(
+                    "timeout_minutes",
+                    f"Must be more than 0 and at most {MAX_TIMEOUT_MINUTES:,} minutes (a year).",
+                )
+            )
+        gpus = submission.gpus
+        if gpus is not None and not 0 <= gpus <= self.gpu_count:
+            have = f"has {self.gpu_count}" if self.gpu_count else "has none"
+            problems.append(Problem("gpus", f"Cannot be {gpus}: this machine {have}."))
+        problems += _env_problems(submission.env)
+        return params, problems
+
+    def _view(self, job: Job, positions: Mapping[int, int]) -> JobView:
+        assert job.id is not None
+        supervisor = self._pool.supervisor(job.id) if job.status is JobStatus.RUNNING else None
+        live = supervisor.live() if supervisor else None
+        reading = (live.reading if live else None) or Reading.from_summary(job.progress)
+        elapsed = _elapsed_seconds(job)
+        step, total = reading.current_step, reading.total_steps
+        percent = reading.progress_percent
+        if percent is None and step is not None and total:
+            percent = 100 * step / total
+        rate = reading.steps_per_second or (step / elapsed if step and elapsed else None)
+        remaining = reading.remaining_seconds
+        if remaining is None and rate and step is not None and total:
+            remaining = max(0.0, (total - step) / rate)
+        running = job.status is JobStatus.RUNNING
+        return JobView(
+            job_id=job.id,
+            name=job.name,
+            recipe=job.recipe,
+            status=job.status,
+            requested=job.requested,
+            progress=None if percent is None else min(100.0, max(0.0, percent)),
+            current_step=step,
+            total_steps=total,
+            current_epoch=_whole(reading.current_epoch),
+            total_epochs=_whole(reading.total_epochs),
+            loss=reading.train_loss,
+            eval_loss=reading.eval_loss,
+            learning_rate=reading.learning_rate,
+            samples_per_second=reading.samples_per_second,
+            elapsed_seconds=elapsed,
+            remaining_seconds=remaining if running else None,
+            seconds_since_progress=live.silent_seconds if live else None,
+            timeout_seconds=job.timeout_seconds,
+            error=job.error,
+            failure_kind=job.failure_kind,
+            queue_position=positions.get(job.id),
+            pid=(live.pid if live else None) or job.pid,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+            parent_id=job.parent_id,
+            checkpoint=job.checkpoint,
+            best_eval_loss=reading.best_eval_loss,
+            best_step=reading.best_step,
+            steps_per_second=rate,
+            phase=reading.phase,
+            seconds_left=live.seconds_left if live else None,
+            stacks_taken=live.stacks_taken if live else False,
+            progress_problem=live.problem if live else None,
+            non_finite=_non_finite(reading),
+            extra=reading.extra,
+            memory_bytes=live.memory_bytes if live else None,
+            peak_memory_bytes=live.peak_bytes if live else None,
+            params=job.params,
+            env_names=sorted(job.env),
+            devices=job.devices,
+            gpus=job.gpus,
+            folder=str(self._paths.run(job.id).folder),
+        )
+
+    def _failure(self, failure: Failure, job: Job) -> FailureView:
+        return FailureView(
+            job=self._view(job, {}),
+            kind=failure.kind,
+            message=failure.message,
+            seconds_without_progress=failure.seconds_without_progress,
+            last_step=failure.last_step,
+            log_tail=failure.log_tail,
+            stacks=failure.stacks,
+            at=failure.at,
+            explanation=diagnosis.EXPLANATIONS[failure.kind],
+            advice=diagnosis.ADVICE[failure.kind],
+        )
+
+
+def _submission_of(job: Job) -> Submission:
+    return Submission(
+        recipe=job.recipe,
+        params=job.params,
+        name=job.name,
+        env=job.env,
+        timeout_minutes=job.timeout_seconds / 60,
+        gpus=job.gpus,
+    )
+
+
+def _clean_name(name: str) -> str:
+    return " ".join(name.encode("utf-8", "replace").decode().replace("\0", " ").split())
+
+
+def _default_name(recipe: str, params: Params) -> str:
+    script: Path | None = getattr(params, "script", None)
+    return _clean_name(script.stem) if script else recipe
+
+
+def _elapsed_seconds(job: Job) -> float | None:
+    if job.started_at is None:
+        return None
+    return max(0.0, ((job.finished_at or utc_now()) - job.started_at).total_seconds())
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
+
+
+def _non_finite(reading: Reading) -> str | None:
+    if not reading.non_finite_count:
+        return None
+    step = reading.first_non_finite_step
+    return "loss stopped being a number" + ("" if step is None else f" at step {step}")
+
+
+def _env_problems(env: Mapping[str, str]) -> list[Problem]:
+    if len(env) > MAX_ENV:
+        return [Problem("env", f"At most {MAX_ENV} variables can be set.")]
+    problems = []
+    for name, value in env.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            problems.append(
+                Problem("env", f"{name!r} is no name for a variable; write NAME=value.")
+            )
+        elif name.startswith("SIGNALBOX_"):
+            problems.append(Problem("env", f"{name} is set by Signalbox itself."))
+        elif "\0" in value or not _encodable(value):
+            problems.append(Problem("env", f"{name} holds a character that no variable can."))
+    return problems
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_SENTENCES: Final[Mapping[str, str]] = {
+    "missing": "Is needed.",
+    "extra_forbidden": "There is no such parameter.",
+    "greater_than": "Must be more than {gt:g}.",
+    "greater_than_equal": "Must be at least {ge:g}.",
+    "less_than": "Must be less than {lt:g}.",
+    "less_than_equal": "Must be at most {le:g}.",
+    "int_parsing": "Must be a whole number.",
+    "int_type": "Must be a whole number.",
+    "int_from_float": "Must be a whole number.",
+    "int_parsing_size": "Is too large.",
+    "float_parsing": "Must be a number.",
+    "float_type": "Must be a number.",
+    "finite_number": "Must be a finite number.",
+    "literal_error": "Must be {expected}.",
+    "path_type": "Must be a path.",
+    "string_type": "Must be a text.",
+    "too_long": "Must have at most {max_length} entries.",
+}
+
+
+def _problem(details: ErrorDetails) -> Problem:
+    """What pydantic found, in our words."""
+    where = ".".join(map(str, details["loc"][:1])) or "params"
+    context = details.get("ctx", {})
+    if details["type"] == "value_error":
+        return Problem(where, str(context["error"]))
+    template = _SENTENCES.get(details["type"])
+    return Problem(where, template.format(**context) if template else details["msg"] + ".")

@@ -1,0 +1,78 @@
+"""The settings: the one place that reads the environment."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+
+Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+
+class SettingsError(Exception):
+    """A setting makes no sense; the message is one line that names the variable."""
+
+
+class Settings(BaseSettings):
+    """Everything that the environment decides, read once and handed down.
+
+    Each field is read from the variable `SIGNALBOX_<FIELD>`; an empty variable counts as unset.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SIGNALBOX_", env_ignore_empty=True, frozen=True)
+
+    data: Path = Field(
+        default=PROJECT_FOLDER / "data", description="folder of the database and the run folders"
+    )
+    workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None, description="jobs that run at once; unset: the number of GPUs, or 1"
+    )
+    timeout_minutes: Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)] = Field(
+        default=10, description="minutes without progress that end a job"
+    )
+    poll_seconds: Annotated[float, Field(ge=0.01, le=60, allow_inf_nan=False)] = Field(
+        default=0.25, description="seconds between two looks of a supervisor"
+    )
+    cancel_grace_seconds: Seconds = Field(
+        default=10, description="seconds from asking to killing, on cancel"
+    )
+    stall_grace_seconds: Seconds = Field(
+        default=5, description="seconds from asking to killing, after a timeout"
+    )
+    pause_grace_seconds: Seconds = Field(
+        default=120, description="seconds from asking to giving up, on pause"
+    )
+    token: SecretStr | None = Field(
+        default=None, description="what the HTTP API asks for as Authorization: Bearer"
+    )
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, folder: Path) -> Path:
+        return folder.expanduser().absolute()
+
+    @property
+    def timeout_seconds(self) -> float:
+        """The default timeout of a job, in seconds."""
+        return round(self.timeout_minutes * 60, 3)
+
+
+def read_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: a variable makes no sense; the message names it and says why.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = f"SIGNALBOX_{first['loc'][0]}".upper()
+        value = "a secret" if variable == "SIGNALBOX_TOKEN" else repr(first["input"])
+        raise SettingsError(f"{variable} is {value}, but {_plain(first['msg'])}") from None
+
+
+def _plain(message: str) -> str:
+    return message.replace("Input should", "it should", 1).removesuffix(".") + "."

@@ -1,0 +1,403 @@
+"""One thread's life with one job: launch it, watch it, end it, say how it ended."""
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from backend import diagnosis, log
+from backend.diagnosis import Verdict
+from backend.gpu import JobMeter, Measurement, MemorySource, empty_cache
+from backend.models import Cleanup, Failure, FailureKind, Job, JobStatus, RequestKind, utc_now
+from backend.paths import RunPaths
+from backend.processes import (
+    CouldNotStartError,
+    LaunchSpec,
+    Leader,
+    Mark,
+    ProcessId,
+    adopt,
+    end_tree,
+    find_leader,
+    launch,
+    take_stacks,
+)
+from backend.progress import Point, ProgressReader, Reading
+from backend.recipes import Command
+from backend.settings import PROJECT_FOLDER, Settings
+from backend.stall import StallClock, duration, timeout_message
+from backend.store import Store
+
+logger = logging.getLogger(__name__)
+
+MEMORY_INTERVAL_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 1.0
+TAIL_LINES: Final = 100
+MAX_STACKS_BYTES: Final = 256 * 2**10
+
+_TRAINING: Final = Path(__file__).parent / "training"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What every supervisor of one service works with."""
+
+    settings: Settings
+    store: Store
+    source: MemorySource
+    nonce: str
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a supervisor knows of its job at this moment."""
+
+    reading: Reading | None
+    problem: str | None
+    silent_seconds: float
+    seconds_left: float
+    stacks_taken: bool
+    memory_bytes: int | None
+    peak_bytes: int | None
+    pid: int | None
+
+
+class Supervisor:
+    """Supervises one running job. `run` is the thread; the other methods may come from any."""
+
+    def __init__(
+        self,
+        job: Job,
+        paths: RunPaths,
+        devices: Sequence[int],
+        around: Surroundings,
+        *,
+        leader: Leader | None = None,
+        launcher: Callable[[LaunchSpec], Leader] = launch,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`leader` is given for a job that runs already and is adopted."""
+        assert job.id is not None
+        self.job_id = job.id
+        self.devices = tuple(devices)
+        self.survivors: Sequence[ProcessId] = ()
+        """What lives on after the job's end in spite of everything; it may hold a device."""
+        self._job = job
+        self._paths = paths
+        self._settings = around.settings
+        self._store = around.store
+        self._mark = Mark(job.id, around.nonce)
+        self._launcher = launcher
+        self._clock = clock
+        self._leader = leader
+        self._meter = JobMeter(around.source, self.devices, launched_here=leader is None)
+        self._reader = ProgressReader(paths.progress, paths.seen)
+        self._stall = self._new_stall_clock()
+        self._memory_read_at = -1e9
+        self._pids: set[int] = set()
+        self._host_left_bytes = 0
+        self._stacks_taken = False
+        self._wake = threading.Event()
+        self._cancel = threading.Event()
+        self._detach = threading.Event()
+        if job.requested == RequestKind.CANCELLING:
+            self._cancel.set()
+
+    # From other threads
+
+    def cancel(self) -> None:
+        """Ask for the job's end."""
+        self._cancel.set()
+        self._wake.set()
+
+    def extend(self) -> None:
+        """Grant another full timeout."""
+        self._stall.extend()
+
+    def detach(self) -> None:
+        """Stop watching; the job goes on without this server."""
+        self._detach.set()
+        self._wake.set()
+
+    def live(self) -> Live:
+        return Live(
+            reading=self._reader.reading,
+            problem=self._reader.problem,
+            silent_seconds=self._stall.silent_seconds,
+            seconds_left=self._stall.seconds_left,
+            stacks_taken=self._stacks_taken,
+            memory_bytes=self._meter.used_bytes,
+            peak_bytes=self._meter.peak_bytes,
+            pid=self._leader.id.pid if self._leader else None,
+        )
+
+    def points(self) -> Sequence[Point]:
+        """The curve so far, where the job itself keeps no metrics.jsonl."""
+        return self._reader.points
+
+    # The thread
+
+    def run(self) -> None:
+        """Supervise the job to its verdict, or until `detach`."""
+        if self._leader is None:
+            try:
+                self._launch()
+            except CouldNotStartError as error:
+                self._finish(diagnosis.failed(FailureKind.COULD_NOT_START, str(error)), "launch")
+                return
+        while not self._detach.is_set():
+            if self.tick(self._clock()):
+                return
+            self._wake.wait(self._settings.poll_seconds)
+            self._wake.clear()
+
+    def tick(self, now: float) -> bool:
+        """One look at the job; True once it has its verdict."""
+        assert self._leader is not None
+        if not self._leader.alive():
+            self._end_by_itself(self._leader)
+            return True
+        if self._cancel.is_set():
+            self._end(self._leader, self._settings.cancel_grace_seconds)
+            self._finish(diagnosis.CANCELLED, "cancelled")
+            return True
+        if now - self._memory_read_at >= MEMORY_INTERVAL_SECONDS:
+            self._memory_read_at = now
+            self._read_memory(self._leader, afresh=False)
+        if self._reader.look():
+            self._stall.progressed(now)
+            self._stacks_taken = False
+        else:
+            self._stall.tick(now)
+        if self._stall.warned and not self._stacks_taken:
+            self._stacks_taken = True
+            take_stacks(self._leader.tree(afresh=True), self._paths.stacks)
+        if self._stall.expired:
+            return self._time_out(self._leader, now)
+        return False
+
+    def _launch(self) -> None:
+        try:
+            spec = self._prepare()
+        except OSError as error:
+            raise CouldNotStartError(f"The run folder cannot be written: {error}.") from error
+        self._leader = self._launcher(spec)
+        self._stall = self._new_stall_clock()
+        self._store.update_running(
+            self.job_id, pid=self._leader.id.pid, process_start=self._leader.id.started
+        )
+
+    def _prepare(self) -> LaunchSpec:
+        """Make the run folder and spec.json."""
+        job, paths = self._job, self._paths
+        paths.checkpoints.mkdir(parents=True, exist_ok=True)
+        command = Command(**job.command)
+        python = Path(command.python or sys.executable)
+        folder = Path(command.folder) if command.folder else PROJECT_FOLDER
+        variables = {
+            "SIGNALBOX_RUN_DIR": str(paths.folder),
+            "SIGNALBOX_PROGRESS": str(paths.progress),
+            "SIGNALBOX_CHECKPOINT_DIR": str(paths.checkpoints),
+            "PYTHONUNBUFFERED": "1",
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": ",".join(map(str, self.devices)),
+        }
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("SIGNALBOX_")}
+        environment = {**inherited, **job.env, **variables}
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, (environment.get("PYTHONPATH"), str(_TRAINING)))
+        )
+        spec = {
+            "job_id": self.job_id,
+            "name": job.name,
+            "recipe": job.recipe,
+            "params": job.params,
+            "command": [str(python), *command.argv],
+            "working_dir": str(folder),
+            "variables": {**variables, **self._mark.variables()},
+            "env_names": sorted(job.env),
+            "devices": list(self.devices),
+            "timeout_seconds": job.timeout_seconds,
+            "created_at": job.created_at.isoformat(),
+        }
+        _publish(paths.spec, json.dumps(spec, indent=2))
+        return LaunchSpec(python, command.argv, folder, environment, paths.log, self._mark)
+
+    def _end_by_itself(self, leader: Leader) -> None:
+        """The leader is gone: end what it left behind, and find out how it ended."""
+        self._reader.look(closely=True)
+        code = leader.exit_code()
+        self._end(leader, self._settings.cancel_grace_seconds)
+        verdict = diagnosis.verdict_of(diagnosis.read_exit(self._paths.exit), code)
+        if self._job.requested == RequestKind.CANCELLING:  # by an earlier server, which then died
+            verdict = diagnosis.CANCELLED
+        self._finish(verdict, "ended" if verdict.kind is None else str(verdict.kind))
+
+    def _time_out(self, leader: Leader, now: float) -> bool:
+        """The timeout is over: one last look, then the end."""
+        if self._reader.look(closely=True):
+            self._stall.progressed(now)
+            return False
+        if not leader.alive():
+            return False  # the next tick, which comes at once, tells how it ended
+        message = timeout_message(self._stall.timeout_seconds)
+        logger.info("Job %s: %s", self.job_id, message)
+        if not self._stacks_taken:
+            self._stacks_taken = True
+            take_stacks(leader.tree(afresh=True), self._paths.stacks)
+        self._end(leader, self._settings.stall_grace_seconds)
+        self._finish(diagnosis.failed(FailureKind.TIMEOUT, message), "timeout")
+        return True
+
+    def _end(self, leader: Leader, grace_seconds: float) -> None:
+        if leader.alive():
+            self._read_memory(leader, afresh=True)
+            _try_publish(self._paths.stop, json.dumps({"asked_at": utc_now().isoformat()}))
+        ended = end_tree(leader, grace_seconds, self._detach)
+        if ended is None:
+            return  # the server closes: the next one finds the job and goes on from here
+        self.survivors = tuple(row.id for row in ended.survivors)
+        self._host_left_bytes = sum(row.memory_bytes for row in ended.survivors)
+        if ended.killed:
+            self._store.note(
+                self.job_id,
+                f"{ended.killed} process(es) did not stop within {duration(grace_seconds)} "
+                "and were killed",
+            )
+        if ended.survivors:
+            pids = ", ".join(str(row.id.pid) for row in ended.survivors)
+            self._store.note(self.job_id, f"Could not be ended, not even by SIGKILL: pid {pids}")
+
+    def _finish(self, verdict: Verdict, reason: str) -> None:
+        """Measure the cleanup and write the verdict with all that belongs to it, once."""
+        if self._detach.is_set():
+            return
+        self._reader.look(closely=True)
+        cleanups: list[Cleanup] = []
+        if self._leader is not None:
+            cache = empty_cache(import_torch=False)
+            measurements = self._meter.settle(
+                self._pids.__contains__, self._host_left_bytes, self._detach
+            )
+            cleanups = [
+                _cleanup(self.job_id, reason, measured, cache.freed_bytes)
+                for measured in measurements
+            ]
+        reading = self._reader.reading
+        failure = None
+        if verdict.kind is not None:
+            failure = Failure(
+                job_id=self.job_id,
+                kind=verdict.kind,
+                message=verdict.error or "",
+                seconds_without_progress=None
+                if verdict.kind is FailureKind.LOST
+                else round(self._stall.silent_seconds, 1),
+                last_step=reading.current_step if reading else None,
+                log_tail=log.tail(self._paths.log, TAIL_LINES),
+                stacks=self._stacks(),
+            )
+        values: dict[str, Any] = {
+            "progress": reading.summary() if reading else {},
+            "error": verdict.error,
+            "failure_kind": verdict.kind,
+        }
+        if finished_at := _instant(verdict.finished_at):
+            values["finished_at"] = finished_at
+        message = verdict.error or _SENTENCES[verdict.status]
+        while not self._detach.is_set():
+            try:
+                written = self._store.change(
+                    self.job_id,
+                    JobStatus.RUNNING,
+                    verdict.status,
+                    message,
+                    failure=failure,
+                    cleanups=cleanups,
+                    **values,
+                )
+            except SQLAlchemyError:
+                logger.exception("Job %s: its verdict cannot be written yet", self.job_id)
+                self._detach.wait(RETRY_SECONDS)
+                continue
+            if not written:
+                logger.error("Job %s had a verdict already; %s dropped", self.job_id, verdict)
+            return
+
+    def _read_memory(self, leader: Leader, *, afresh: bool) -> None:
+        rows = leader.tree(afresh)
+        self._pids |= {row.id.pid for row in rows}
+        self._meter.read(sum(row.memory_bytes for row in rows))
+
+    def _stacks(self) -> str:
+        if not self._stacks_taken:
+            return ""
+        return log.read_tail(self._paths.stacks, MAX_STACKS_BYTES).decode("utf-8", "replace")
+
+    def _new_stall_clock(self) -> StallClock:
+        longest = max(2.0, 4 * self._settings.poll_seconds)
+        return StallClock(self._job.timeout_seconds, self._clock(), longest)
+
+
+_SENTENCES: Final[Mapping[JobStatus, str]] = {
+    JobStatus.COMPLETED: "Completed",
+    JobStatus.CANCELLED: "Cancelled",
+}
+
+
+def leader_of(job: Job, nonce: str) -> Leader:
+    """The leader of a job that another server process launched, alive or gone."""
+    assert job.id is not None
+    mark = Mark(job.id, nonce)
+    if job.pid is not None and job.process_start is not None:
+        return adopt(ProcessId(job.pid, job.process_start), mark)
+    return find_leader(mark)  # the server died between the launch and writing down whom
+
+
+def _cleanup(job_id: int, reason: str, m: Measurement, freed: int | None) -> Cleanup:
+    return Cleanup(
+        job_id=job_id,
+        reason=reason,
+        device=m.device,
+        source=m.source,
+        baseline_bytes=m.baseline_bytes,
+        before_bytes=m.before_bytes,
+        peak_bytes=m.peak_bytes,
+        after_bytes=m.after_bytes,
+        settle_seconds=m.settle_seconds,
+        released=m.released,
+        holders=[holder.as_json() for holder in m.holders],
+        cache_freed_bytes=freed,
+    )
+
+
+def _instant(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _publish(path: Path, text: str) -> None:
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def _try_publish(path: Path, text: str) -> None:
+    try:
+        _publish(path, text)
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", path, error)

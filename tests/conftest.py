@@ -1,0 +1,68 @@
+"""Fixtures that several test modules share."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from backend import runtime
+from backend.service import Service, Submission
+from backend.settings import Settings
+from tests.waiting import live_jobs, wait_until_ended
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A data folder of its own, quick looks and short graces."""
+    return Settings(
+        data=tmp_path / "data",
+        workers=2,
+        poll_seconds=0.05,
+        cancel_grace_seconds=5,
+        stall_grace_seconds=1,
+    )
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    """A running service, which the pages find too. What still runs at the end is cancelled."""
+    service = Service(settings)
+    service.start()
+    runtime.use(service)
+    yield service
+    for job_id in live_jobs(service):
+        service.cancel(job_id)
+    wait_until_ended(service, *live_jobs(service))
+    runtime.use(None)
+    assert service.close() == 0
+
+
+@pytest.fixture
+def idle_service(settings: Settings) -> Iterator[Service]:
+    """A service that queues and answers, but runs nothing."""
+    service = Service(settings)
+    service.start(run_jobs=False)
+    runtime.use(service)
+    yield service
+    runtime.use(None)
+    service.close()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., Submission]:
+    """Writes a script and makes the submission of it."""
+    count = 0
+
+    def write(source: str, *args: str, **fields: object) -> Submission:
+        nonlocal count
+        count += 1
+        path = tmp_path / f"script{count}.py"
+        path.write_text(dedent(source), encoding="utf-8")
+        params = {"script": str(path), "args": list(args), "python": sys.executable}
+        return Submission(recipe="script", params=params, **fields)  # type: ignore[arg-type]
+
+    return write

@@ -1,0 +1,42 @@
+"""The one way in which tests wait."""
+
+import time
+from collections.abc import Callable
+
+from backend.models import JobStatus
+from backend.service import JobFilter, Service
+
+
+def wait_until(
+    condition: Callable[[], object],
+    deadline_seconds: float = 30,
+    message: str | Callable[[], str] = "What was waited for did not happen.",
+) -> None:
+    """Poll until the condition holds; raises AssertionError(message) after the deadline.
+
+    A message that is costly, or known only at the end, may be a function.
+    """
+    deadline = time.monotonic() + deadline_seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            raise AssertionError(message if isinstance(message, str) else message())
+        time.sleep(0.02)
+
+
+def wait_until_ended(service: Service, *job_ids: int, deadline_seconds: float = 60) -> None:
+    """Wait until all of the jobs have ended."""
+
+    def running() -> list[int]:
+        return [job_id for job_id in job_ids if not service.job(job_id).status.ended]
+
+    wait_until(
+        lambda: not running(),
+        deadline_seconds,
+        lambda: f"These jobs did not end in {deadline_seconds:g} s: {running()}",
+    )
+
+
+def live_jobs(service: Service) -> list[int]:
+    """The jobs that have not ended."""
+    live = frozenset(status for status in JobStatus if not status.ended)
+    return [job.job_id for job in service.jobs(JobFilter(statuses=live)).jobs]
