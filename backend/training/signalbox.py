@@ -1,0 +1,561 @@
+"""Tells Signalbox how a training is getting on.
+
+    import signalbox
+
+    run = signalbox.start(total_steps=1000)
+    for step in range(run.resume_step, 1000):
+        ...
+        run.log(step, train_loss=loss, learning_rate=lr)
+        if run.should_stop:
+            break
+    run.finish()
+
+Outside a job the same lines run and write nothing. Nothing that goes wrong in here, a full disk
+or a deleted folder, stops the training. Standard library only, Python 3.8 or newer.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import math
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple
+
+PROGRESS_FILE = "progress.json"
+METRICS_FILE = "metrics.jsonl"
+STOP_FILE = "stop.json"
+
+PUBLISH_SECONDS = 0.25
+"""Least time between two publications that `log` makes itself."""
+
+TRAILING_SECONDS = 0.35
+"""After so long the background thread publishes what `log` left unpublished."""
+
+MAX_POINTS = 2000
+RATE_SAMPLES = 20
+
+ALIASES = {"loss": "train_loss", "val_loss": "eval_loss", "lr": "learning_rate"}
+_LOSSES = ("train_loss", "eval_loss")
+_TAKEN = frozenset(
+    (
+        "status", "phase", "step", "epoch", "timestamp", "current_step", "total_steps",
+        "current_epoch", "total_epochs", "progress_percent", "perplexity", "best_eval_loss",
+        "best_step", "samples_per_second", "steps_per_second", "elapsed_seconds",
+        "remaining_seconds", "gpu_memory_allocated_gb", "gpu_memory_reserved_gb", "updated_at",
+        "non_finite_count", "first_non_finite_step", "metrics_history",
+    )
+)  # fmt: skip
+"""Names of progress.json that are worked out here."""
+
+
+def start(
+    total_steps: Optional[int] = None,
+    total_epochs: Optional[float] = None,
+    samples_per_step: Optional[int] = None,
+) -> Run:
+    """Begin to report; a second call goes on with the same run and renews what it is given.
+
+    `total_steps` and `total_epochs` give progress and time left, `samples_per_step` (the batch
+    size) the samples per second.
+    """
+    global _run
+    if _run is None or _run.silenced:
+        _run = Run(total_steps, total_epochs, samples_per_step)
+    else:
+        _run.restart(total_steps, total_epochs, samples_per_step)
+    return _run
+
+
+class Run:
+    """What a training says about itself, and what it is asked. Made by `start`; thread-safe."""
+
+    def __init__(
+        self,
+        total_steps: Optional[int] = None,
+        total_epochs: Optional[float] = None,
+        samples_per_step: Optional[int] = None,
+    ) -> None:
+        self._total_steps = total_steps
+        self._total_epochs = total_epochs
+        self._samples_per_step = samples_per_step
+        self._progress = _path_from("SIGNALBOX_PROGRESS")
+        self._folder = _path_from("SIGNALBOX_RUN_DIR")
+        if self._folder is None and self._progress is not None:
+            self._folder = self._progress.parent
+        # torchrun starts all ranks in one environment: the first speaks for all.
+        self.silenced = self._progress is None or os.environ.get("RANK", "0") != "0"
+
+        self.resume_from = _path_from("SIGNALBOX_RESUME_FROM")
+        """The checkpoint folder to go on from, or None."""
+        found = re.search(r"step-(\d+)$", self.resume_from.name) if self.resume_from else None
+        self.resume_step = int(found.group(1)) if found else 0
+        """The steps that are done already, by the name of that folder (step-00000500); or 0."""
+
+        self._lock = threading.RLock()  # a signal handler may log while its thread logs
+        self._status = "running"
+        self._phase = "training"
+        self._step: Optional[int] = self.resume_step if self.resume_from else None
+        self._epoch: Optional[float] = None
+        self._latest: Dict[str, Optional[float]] = {}
+        self._best: Tuple[Optional[float], Optional[int]] = (None, None)
+        self._non_finite: Tuple[int, Optional[int]] = (0, None)
+        self._names: Dict[str, str] = {}  # as logged → as published
+        self._quoted: Dict[str, str] = {}
+
+        self._history = History()
+        self._newest: Optional[_Newest] = None
+        self._lines: List[str] = []
+        self._second = -1
+        self._second_text = ""
+
+        self._started = time.monotonic()
+        self._rate: Deque[Tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
+        self._published = -math.inf
+        self._news = threading.Event()
+        self._trailing: Optional[threading.Thread] = None
+        self._warned = False
+
+        self._stop = False
+        self._next_look = -math.inf
+        self._earlier_handler: Any = None
+        self._handles_sigterm = False
+
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+        if not self.silenced:
+            if self.resume_from:
+                self._remember()
+            atexit.register(self._publish_rest)
+            self._publish()
+
+    def restart(
+        self,
+        total_steps: Optional[int],
+        total_epochs: Optional[float],
+        samples_per_step: Optional[int],
+    ) -> None:
+        """Go on with this run after `finish`, or with other totals."""
+        with self._lock:
+            self._total_steps = total_steps or self._total_steps
+            self._total_epochs = total_epochs or self._total_epochs
+            self._samples_per_step = samples_per_step or self._samples_per_step
+            self._status = "running"
+            self._tell()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None and not self._stop:
+            self.finish()
+        else:
+            self._publish_rest()
+
+    @property
+    def checkpoint_dir(self) -> Optional[Path]:
+        """Where checkpoints belong, as folders `step-00000500`; the folder is there.
+
+        None outside a job, unless SIGNALBOX_CHECKPOINT_DIR was set by hand.
+        """
+        folder = _path_from("SIGNALBOX_CHECKPOINT_DIR")
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                self._warn(error)
+        return folder
+
+    def log(self, step: int, epoch: Optional[float] = None, **numbers: Any) -> None:
+        """Report numbers at a step; this is also the sign of life.
+
+        `train_loss`, `eval_loss`, `learning_rate` and `grad_norm` have places of their own, any
+        other name gets a curve too; `loss`, `val_loss` and `lr` are short for the first three. A
+        value is anything that `float` takes. A tensor on a GPU makes Python wait for the GPU, so
+        log such a one every few steps. Calls at the same step add to the same point.
+
+        Raises:
+            TypeError: a value is no number, or a name is one that Signalbox works out itself.
+        """
+        if type(step) is not int:
+            step = _whole_step(step)
+        if epoch is not None and type(epoch) is not int:
+            epoch = _number("epoch", epoch)
+        values: Dict[str, Optional[float]] = {}
+        lost = False
+        for name, value in numbers.items():
+            known = self._names.get(name) or self._admit(name)
+            number = value if type(value) is float else _number(name, value)
+            if math.isfinite(number):
+                values[known] = number
+            else:
+                values[known] = None
+                lost = lost or known in _LOSSES
+        if self.silenced:
+            return
+        with self._lock:
+            self._step = step
+            if epoch is not None and math.isfinite(epoch):
+                self._epoch = epoch
+            self._latest.update(values)
+            if lost:
+                count, first = self._non_finite
+                self._non_finite = (count + 1, step if first is None else first)
+            held_out = values.get("eval_loss")
+            if held_out is not None and (self._best[0] is None or held_out < self._best[0]):
+                self._best = (held_out, step)
+            self._keep(step, values)
+            self._tell()
+
+    def phase(self, name: str) -> None:
+        """Say what is going on ("evaluating", "saving"); also a sign of life."""
+        if not self.silenced:
+            with self._lock:
+                self._phase = str(name)
+                self._tell()
+
+    @property
+    def should_stop(self) -> bool:
+        """True once a pause or a cancel was asked; save what matters and end.
+
+        The first reading, in the main thread, takes over SIGTERM: a script that never looks
+        here dies of that signal as any other program does.
+        """
+        if not self._handles_sigterm and threading.current_thread() is threading.main_thread():
+            self._handles_sigterm = True
+            self._earlier_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+        if not self._stop and self._folder is not None:
+            now = time.monotonic()
+            if now >= self._next_look:
+                self._next_look = now + PUBLISH_SECONDS
+                self._stop = (self._folder / STOP_FILE).exists()
+        return self._stop
+
+    def finish(self) -> None:
+        """Say that the training has reached its end. Optional; what was logged is kept anyway."""
+        if not self.silenced:
+            with self._lock:
+                self._status = "finished"
+                self._publish()
+
+    # What is kept of a call to log.
+
+    def _admit(self, name: str) -> str:
+        known = ALIASES.get(name, name)
+        if known in _TAKEN:
+            raise TypeError("log({}=…): this name is worked out by Signalbox itself.".format(name))
+        self._quoted[known] = json.dumps(known)
+        self._names[name] = known
+        return known
+
+    def _keep(self, step: int, values: Dict[str, Optional[float]]) -> None:
+        text = self._text(step, values)
+        self._lines.append(text)
+        if self._newest and self._newest.step == step:
+            values = {**self._newest.values, **values}
+            text = self._text(step, values)
+        elif self._newest:
+            self._history.add(self._newest.point())
+        self._newest = _Newest(step, values, text)
+
+    def _text(self, step: int, values: Dict[str, Optional[float]]) -> str:
+        # By hand: json.dumps takes far longer, and the repr of a finite float is valid JSON.
+        parts = ['{"step": %d' % step]
+        if self._epoch is not None:
+            parts.append('"epoch": %r' % self._epoch)
+        for name, value in values.items():
+            parts.append(self._quoted[name] + ": " + ("null" if value is None else repr(value)))
+        parts.append('"timestamp": "%s"}' % self._timestamp())
+        return ", ".join(parts)
+
+    def _timestamp(self) -> str:
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return "%s.%03dZ" % (self._second_text, (now - second) * 1000)
+
+    def _remember(self) -> None:
+        """Take up the curve of this job's life before the pause, up to the step resumed from."""
+        assert self._progress is not None
+        try:
+            before = json.loads(self._progress.read_bytes())
+            for point in before["metrics_history"]:
+                step = point["step"]
+                if step > self.resume_step:
+                    continue
+                if self._newest:
+                    self._history.add(self._newest.point())
+                values = {k: v for k, v in point.items() if k not in ("step", "epoch", "timestamp")}
+                for name in values:
+                    self._admit(name)
+                self._newest = _Newest(step, values, json.dumps(point, allow_nan=False))
+            if before.get("best_step", math.inf) <= self.resume_step:
+                self._best = (before["best_eval_loss"], before["best_step"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            pass  # none, or not from here; metrics.jsonl has all points in any case
+
+    # Publication.
+
+    def _tell(self) -> None:
+        """There is news: publish it now if the last publication is long ago, else leave it."""
+        if self.silenced:
+            return
+        if time.monotonic() - self._published >= PUBLISH_SECONDS:
+            self._publish()
+        elif not self._news.is_set():
+            self._news.set()
+            if self._trailing is None:
+                self._trailing = threading.Thread(target=self._publish_trailing, daemon=True)
+                self._trailing.start()
+
+    def _publish_trailing(self) -> None:
+        # Writes only what was logged: a beat of its own would hide a stuck training.
+        while self._news.wait():
+            time.sleep(max(0.0, self._published + TRAILING_SECONDS - time.monotonic()))
+            with self._lock:
+                late = time.monotonic() - self._published >= TRAILING_SECONDS
+                if late and self._news.is_set():
+                    self._publish()
+
+    def _publish_rest(self) -> None:
+        with self._lock:
+            if self._news.is_set() and not self.silenced:
+                self._publish()
+
+    def _publish(self) -> None:
+        assert self._progress is not None
+        assert self._folder is not None
+        lines, self._lines = self._lines, []
+        document = self._document()
+        self._news.clear()
+        try:
+            if lines:
+                with open(self._folder / METRICS_FILE, "a", encoding="utf-8") as file:
+                    file.write("\n".join(lines) + "\n")
+            temporary = self._progress.with_name(
+                "{}.{}.tmp".format(self._progress.name, os.getpid())
+            )
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(document)
+            os.replace(temporary, self._progress)
+        except OSError as error:
+            self._warn(error)
+        self._published = time.monotonic()
+
+    def _document(self) -> str:
+        texts = self._history.texts()
+        if self._newest:
+            texts.append(self._newest.text)
+        fields = json.dumps(self._fields(), allow_nan=False)
+        return '{}, "metrics_history": [{}]}}'.format(fields[:-1], ", ".join(texts))
+
+    def _fields(self) -> Dict[str, Any]:
+        """progress.json without its history."""
+        total_steps, total_epochs = self._total_steps, self._total_epochs
+        now = time.monotonic()
+        rate = self._steps_per_second(now)
+        share = remaining = None
+        if total_steps and self._step is not None:
+            share = min(1.0, self._step / total_steps)
+            if rate:
+                remaining = max(0, total_steps - self._step) / rate
+        elif total_epochs and self._epoch is not None:
+            share = min(1.0, self._epoch / total_epochs)
+        known = {
+            "status": self._status,
+            "phase": self._phase,
+            "current_step": self._step,
+            "total_steps": total_steps,
+            "current_epoch": self._epoch,
+            "total_epochs": total_epochs,
+            "progress_percent": _rounded(share, 100),
+            **self._latest,
+            "perplexity": _perplexity(self._latest),
+            "best_eval_loss": self._best[0],
+            "best_step": self._best[1],
+            "samples_per_second": _rounded(rate, self._samples_per_step),
+            "steps_per_second": _rounded(rate),
+            "elapsed_seconds": _rounded(now - self._started),
+            "remaining_seconds": _rounded(remaining),
+            **_gpu_memory(),
+            "updated_at": self._timestamp(),
+        }
+        fields = {k: v for k, v in known.items() if v is not None or k in self._latest}
+        if self._non_finite[0]:
+            fields["non_finite_count"], fields["first_non_finite_step"] = self._non_finite
+        return fields
+
+    def _steps_per_second(self, now: float) -> Optional[float]:
+        """Over the last publications that brought a new step: a few seconds, or 20 slow steps."""
+        rate = self._rate
+        if self._step is not None and (not rate or rate[-1][1] != self._step):
+            if rate and self._step < rate[-1][1]:
+                rate.clear()
+            rate.append((now, self._step))
+        if len(rate) < 2:
+            return None
+        (since, first), (until, last) = rate[0], rate[-1]
+        return (last - first) / (until - since) if until > since else None
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            print("signalbox: progress cannot be written: {}".format(error), file=sys.stderr)
+
+    # Signals and forks.
+
+    def _on_sigterm(self, number: int, frame: Any) -> None:
+        self._stop = True
+        if callable(self._earlier_handler):
+            self._earlier_handler(number, frame)
+
+    def _after_fork(self) -> None:
+        """In a forked child: a data worker speaks for nobody, and dies of SIGTERM as before."""
+        self.silenced = True
+        self._lock = threading.RLock()  # another thread of the parent may have held it
+        self._lines = []
+        if self._handles_sigterm:
+            signal.signal(signal.SIGTERM, self._earlier_handler or signal.SIG_DFL)
+
+
+_run: Optional[Run] = None
+
+
+class Point(NamedTuple):
+    """A point of the curve as the history keeps it: serialised once, weighed by its losses."""
+
+    train_loss: Optional[float]
+    eval_loss: Optional[float]
+    text: str
+
+
+class _Newest(NamedTuple):
+    step: int
+    values: Dict[str, Optional[float]]
+    text: str
+
+    def point(self) -> Point:
+        return Point(self.values.get("train_loss"), self.values.get("eval_loss"), self.text)
+
+
+class History:
+    """A curve of any length in a bounded number of points.
+
+    The curve is cut into blocks of equally many points. Of each block stay the lowest and the
+    highest training loss and the lowest held-out loss, so a spike is never thinned away, and
+    the best held-out loss of all is the lowest of its block. Whenever the points become too
+    many, neighbouring blocks are merged, which keeps the resolution even over the whole curve.
+    """
+
+    def __init__(self, most: int = MAX_POINTS - 1) -> None:
+        self._most = most
+        self._blocks: List[List[Point]] = []
+        self._kept = 0
+        self._open: List[Point] = []
+        self._open_points = 0
+        self._block_points = 1
+
+    def add(self, point: Point) -> None:
+        """Append the next point; constant time on average."""
+        self._open.append(point)
+        self._open_points += 1
+        if self._open_points == self._block_points:
+            self._close_block()
+        elif len(self._open) == 8:
+            self._open = _extremes(self._open)
+
+    def texts(self) -> List[str]:
+        """The kept points in their order, serialised."""
+        return [p.text for block in (*self._blocks, self._open) for p in block]
+
+    def _close_block(self) -> None:
+        block = _extremes(self._open)
+        self._blocks.append(block)
+        self._kept += len(block)
+        self._open, self._open_points = [], 0
+        if self._kept + 8 <= self._most:
+            return
+        while self._kept > self._most * 3 // 4:
+            blocks = self._blocks
+            pairs = (blocks[i : i + 2] for i in range(0, len(blocks), 2))
+            self._blocks = [_extremes([p for block in pair for p in block]) for pair in pairs]
+            self._block_points *= 2
+            self._kept = sum(map(len, self._blocks))
+
+
+def _extremes(points: List[Point]) -> List[Point]:
+    """Of a stretch of points those that its picture needs, in order: at most three."""
+    if len(points) == 1:
+        return points
+    trained = [i for i, p in enumerate(points) if p.train_loss is not None]
+    measured = [i for i, p in enumerate(points) if p.eval_loss is not None]
+    kept = set()
+    if trained:
+        kept.add(min(trained, key=lambda i: points[i].train_loss or 0.0))
+        kept.add(max(trained, key=lambda i: points[i].train_loss or 0.0))
+    if measured:
+        kept.add(min(measured, key=lambda i: points[i].eval_loss or 0.0))
+    return [points[i] for i in sorted(kept)] or points[-1:]
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, (str, bytes)):  # float would take "0.5"
+        with contextlib.suppress(Exception):  # each array library raises its own
+            # torch warns at the float of a loss that still carries its graph.
+            return float(value.detach() if hasattr(value, "detach") else value)
+    raise TypeError("log({}=…) takes one number, not {}.".format(name, _shown(value)))
+
+
+def _whole_step(value: Any) -> int:
+    number = _number("step", value)
+    if not number.is_integer():
+        raise TypeError("log(step=…) takes a whole number, not {}.".format(_shown(value)))
+    return int(value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else "a {} ({}…)".format(type(value).__name__, text[:60])
+
+
+def _rounded(value: Optional[float], factor: Optional[float] = 1.0) -> Optional[float]:
+    return None if value is None or factor is None else round(value * factor, 3)
+
+
+def _perplexity(latest: Dict[str, Optional[float]]) -> Optional[float]:
+    """e to the held-out loss, or to the training loss of a run that never evaluated."""
+    loss = latest["eval_loss"] if "eval_loss" in latest else latest.get("train_loss")
+    try:
+        return None if loss is None else math.exp(loss)
+    except OverflowError:
+        return None
+
+
+def _gpu_memory() -> Dict[str, float]:
+    """What torch's allocator holds on all GPUs, in 10^9 bytes; never what starts CUDA."""
+    torch = sys.modules.get("torch")
+    try:
+        if torch is None or not torch.cuda.is_initialized():
+            return {}
+        devices = range(torch.cuda.device_count())
+        return {
+            "gpu_memory_allocated_gb": sum(map(torch.cuda.memory_allocated, devices)) / 1e9,
+            "gpu_memory_reserved_gb": sum(map(torch.cuda.memory_reserved, devices)) / 1e9,
+        }
+    except Exception:  # noqa: BLE001 - half-imported, or a broken driver: no news of it from here
+        return {}
+
+
+def _path_from(variable: str) -> Optional[Path]:
+    value = os.environ.get(variable)
+    return Path(value) if value else None
