@@ -1,0 +1,116 @@
+"""Every failure: what happened, how far the job came, and what to try."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import streamlit as st
+
+from backend import runtime
+from backend.models import FailureKind, JobStatus
+from backend.service import FailureView
+from pages.parts import bars, cards, formats
+from pages.parts.live import watch
+
+DAYS = 14
+MORE = 20
+COLORS = {
+    FailureKind.TIMEOUT: "#e0a021",
+    FailureKind.CRASHED: "#d9652b",
+    FailureKind.GPU_OUT_OF_MEMORY: "#a8569a",
+    FailureKind.HOST_OUT_OF_MEMORY: "#c98bbd",
+    FailureKind.KILLED: "#5c7fa3",
+    FailureKind.COULD_NOT_START: "#8a9097",
+    FailureKind.LOST: "#b5b9be",
+}
+
+
+def figures() -> None:
+    """How many of each kind in the last two weeks, in words and by day."""
+    counts = runtime.service().failure_counts(DAYS)
+    kinds: Counter[FailureKind] = Counter()
+    for entry in counts:
+        kinds[entry.kind] += entry.count
+    if not kinds:
+        return
+    with st.grid("auto", min_column_width=165):
+        for kind, number in sorted(
+            kinds.items(), key=lambda k: (k[0] != FailureKind.TIMEOUT, -k[1])
+        ):
+            word = formats.KIND_WORDS[kind]
+            st.metric(
+                word[:1].upper() + word[1:],
+                f"{number:,}",
+                icon=cards.kind_lamp(kind).icon,
+                border=True,
+                height="stretch",
+            )
+    today = datetime.now(UTC).date()
+    span = [today - timedelta(days=back) for back in reversed(range(DAYS))]
+    first, last = (f"{day:%d %b}" for day in (span[0], today))
+    st.caption(f"By day (UTC) and kind, {first} to {last}")
+    bars.days(
+        [f"{day:%d}" for day in span],
+        [
+            {formats.KIND_WORDS[entry.kind]: entry.count for entry in counts if entry.day == day}
+            for day in span
+        ],
+        {formats.KIND_WORDS[kind]: color for kind, color in COLORS.items()},
+    )
+
+
+def card(failure: FailureView) -> None:
+    """One failure, all of it."""
+    job = failure.job
+    lamp = cards.kind_lamp(failure.kind)
+    with st.container(border=True, key=f"failure-{job.job_id}", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.badge(formats.KIND_WORDS[failure.kind], icon=lamp.icon, color=lamp.color)
+            with st.container(width="stretch"):
+                cards.job_link(job)
+            st.caption(formats.ago(failure.at), help=cards.when(failure.at), width="content")
+            cards.retry_button(job.job_id, "failures")
+        st.code(failure.message or formats.NOTHING, language=None, wrap_lines=True)
+        st.caption(reached(failure))
+        st.text(failure.explanation)
+        st.markdown(f"**What to try:** {formats.escape(failure.advice, 500)}")
+        with st.expander("Log tail and stacks", icon=":material/notes:", key=f"tail-{job.job_id}"):
+            st.caption("The end of the log")
+            st.code(failure.log_tail or "The log is empty.", language=None, height=240)
+            st.caption("Where the process stood when it was stopped")
+            st.code(failure.stacks or "No stacks were taken.", language=None, wrap_lines=True)
+
+
+def reached(failure: FailureView) -> str:
+    """How far it came and how long it was silent."""
+    step = "No step reported" if failure.last_step is None else f"Last step {failure.last_step:,}"
+    silent = failure.seconds_without_progress
+    return step + ("" if silent is None else f" · {formats.duration(silent)} without progress")
+
+
+st.title("Failures")
+watch(lambda: runtime.service().counts()[JobStatus.FAILED])
+if not runtime.service().counts()[JobStatus.FAILED]:
+    st.info(
+        "No job has failed. One that does is kept here with its error, the end of its log and what "
+        "to try; one that stops reporting is ended and listed first.",
+        icon=":material/check:",
+    )
+    st.stop()
+figures()
+chosen = st.pills(
+    "Kind",
+    list(FailureKind),
+    format_func=lambda kind: formats.KIND_WORDS[FailureKind(kind)],
+    key="kind",
+    bind="query-params",
+    label_visibility="collapsed",
+)
+shown = st.session_state.get("failures-shown", MORE)
+found = runtime.service().failures(chosen, limit=shown + 1)
+if not found:
+    st.info("No failure of this kind.", icon=":material/search_off:")
+for failure in found[:shown]:
+    card(failure)
+if len(found) > shown and st.button("Show older", key="older"):
+    st.session_state["failures-shown"] = shown + MORE
+    st.rerun()

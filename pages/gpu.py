@@ -1,0 +1,140 @@
+"""Memory: now, and before and after each job's end."""
+
+import streamlit as st
+
+from backend import runtime
+from backend.models import Cleanup
+from backend.service import DeviceView
+from pages.parts import bars, cards, formats
+from pages.parts.live import watch
+
+BARS = 12
+
+
+def memory() -> None:
+    """Live memory of each device, or of the host."""
+    machine = runtime.service().machine()
+    if machine.source == "host":
+        st.info(
+            machine.note or "No GPU was found, so the memory of the host is shown instead.",
+            icon=":material/developer_board:",
+        )
+    elif machine.note:
+        st.caption(formats.escape(machine.note, 300))
+    with st.grid(2, min_column_width=360):
+        for device in machine.devices:
+            device_card(device)
+
+
+def device_card(device: DeviceView) -> None:
+    with st.container(border=True, gap="small"):
+        number = "" if device.index is None else f"GPU {device.index} · "
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.subheader(number + formats.escape(device.name), anchor=False)
+            if device.leased_by is not None:
+                st.page_link(
+                    "job.py",
+                    label=f"job {device.leased_by}",
+                    icon=":material/play_arrow:",
+                    query_params={"id": str(device.leased_by)},
+                )
+        if device.used_bytes is None or not device.total_bytes:
+            st.text("The driver does not say how much memory is in use.")
+        else:
+            share = min(1.0, device.used_bytes / device.total_bytes)
+            used, total = formats.size(device.used_bytes), formats.size(device.total_bytes)
+            st.progress(share, text=f"{used} of {total} in use ({share:.0%})")
+        for holder in device.holders:
+            st.caption(formats.escape(held(dict(holder))))
+
+
+def held(holder: dict[str, object]) -> str:
+    amount = holder.get("bytes")
+    size = formats.size(amount) if isinstance(amount, int | float) else "an unknown amount"
+    return f"{holder.get('name') or 'a process'} (pid {holder.get('pid')}) holds {size}"
+
+
+def empty_cache() -> None:
+    """Do it now, and keep its figures for the run that follows the click."""
+    st.session_state["emptied"] = runtime.service().empty_cache()
+
+
+def emptied() -> None:
+    """What the last click of the button gave back."""
+    cleanup: Cleanup | None = st.session_state.get("emptied")
+    if cleanup is None:
+        return
+    if cleanup.cache_freed_bytes is None:
+        words = "Garbage was collected. There is no CUDA cache here, so there was nothing to empty."
+    else:
+        words = f"Emptying the cache gave back {formats.size(cleanup.cache_freed_bytes)}."
+    if cleanup.before_bytes is not None and cleanup.after_bytes is not None:
+        before, after = formats.size(cleanup.before_bytes), formats.size(cleanup.after_bytes)
+        words += f" In use before: {before}, after: {after}."
+    st.success(words, icon=":material/check:")
+
+
+def cleanups() -> None:
+    """Every cleanup as a pair of bars and as a row."""
+    rows = runtime.service().cleanups(limit=100)
+    if not rows:
+        st.text(
+            "No cleanup yet. When a job ends, its memory just before and just after is shown here."
+        )
+        return
+    measured = [c for c in rows if c.before_bytes is not None and c.after_bytes is not None]
+    if measured:
+        bars.pairs([pair_of(c) for c in measured[:BARS]])
+    st.dataframe(
+        [as_row(c) for c in rows], hide_index=True, alt="Memory before and after each cleanup"
+    )
+
+
+def pair_of(cleanup: Cleanup) -> tuple[str, tuple[float, str], tuple[float, str]]:
+    """A cleanup as `bars.pairs` takes it."""
+    before, after = cleanup.before_bytes or 0, cleanup.after_bytes or 0
+    name = f"{name_of(cleanup)} · {cleanup.device} · {formats.ago(cleanup.created_at)}"
+    return name, (before, formats.size(before)), (after, formats.size(after))
+
+
+def name_of(cleanup: Cleanup) -> str:
+    return "by hand" if cleanup.job_id is None else f"job {cleanup.job_id}"
+
+
+def as_row(cleanup: Cleanup) -> dict[str, str]:
+    said = {True: "yes", False: "no", None: formats.NOTHING}[cleanup.released]
+    return {
+        "Job": name_of(cleanup),
+        "When": cards.when(cleanup.created_at),
+        "Reason": formats.one_line(cleanup.reason),
+        "Device": formats.one_line(cleanup.device),
+        "Baseline": formats.size(cleanup.baseline_bytes),
+        "Before": formats.size(cleanup.before_bytes),
+        "Peak": formats.size(cleanup.peak_bytes),
+        "After": formats.size(cleanup.after_bytes),
+        "Settled in": formats.duration(cleanup.settle_seconds),
+        "Released": said,
+        "Still held by": ", ".join(held(dict(h)) for h in cleanup.holders) or formats.NOTHING,
+        "Cache emptied": formats.size(cleanup.cache_freed_bytes),
+        "Source": cleanup.source,
+    }
+
+
+st.title("GPU")
+st.fragment(memory, run_every=2)()
+st.button(
+    "Empty cache now",
+    key="empty-cache",
+    icon=":material/mop:",
+    on_click=empty_cache,
+    help="Runs gc.collect() and torch.cuda.empty_cache() in the server",
+)
+emptied()
+st.caption(
+    "Two different things give memory back. A job's end returns all that its processes held: that "
+    "is the drop from before to after. Emptying the cache returns only what the server's own "
+    "allocator kept, which is usually nothing: trainings run in processes of their own."
+)
+st.header("Cleanups")
+watch(lambda: [c.id for c in runtime.service().cleanups(limit=1)])
+cleanups()

@@ -1,0 +1,117 @@
+"""The first page: figures at a glance, running jobs, the queue, and what ended lately."""
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from backend import runtime
+from backend.models import JobStatus
+from backend.recipes import RECIPES
+from backend.service import JobFilter, JobView, Submission
+from pages.parts import bars, cards, formats
+from pages.parts.live import go_to_job, live
+
+ENDED = frozenset(status for status in JobStatus if status.ended)
+SPARK_POINTS = 60
+
+
+def overview() -> bool:
+    """Draw the page; say whether anything runs or waits."""
+    service = runtime.service()
+    counts = service.counts()
+    if not any(counts.values()):
+        first_visit()
+        return False
+    with st.grid(5, min_column_width=100):
+        for status in (
+            JobStatus.RUNNING,
+            JobStatus.QUEUED,
+            JobStatus.COMPLETED,
+            JobStatus.FAILED,
+            JobStatus.CANCELLED,
+        ):
+            lamp = cards.LAMPS[status]
+            st.metric(lamp.word.capitalize(), f"{counts[status]:,}", icon=lamp.icon, border=True)
+    running = service.jobs(JobFilter(statuses=frozenset({JobStatus.RUNNING}), limit=20)).jobs
+    if running:
+        st.header("Running")
+        with st.grid(2, min_column_width=380):
+            for job in running:
+                card(job)
+    queued = service.jobs(
+        JobFilter(statuses=frozenset({JobStatus.QUEUED}), descending=False, limit=10)
+    )
+    if queued.total:
+        st.header("Queue")
+        listing(queued.jobs, "queue")
+        rest(queued.total - len(queued.jobs), "queued")
+    ended = service.jobs(JobFilter(statuses=ENDED, sort="finished", limit=8))
+    if ended.total:
+        st.header("Ended lately")
+        listing(ended.jobs, "ended")
+        rest(ended.total - len(ended.jobs), "ended")
+    return bool(counts[JobStatus.RUNNING] or counts[JobStatus.QUEUED])
+
+
+def card(job: JobView) -> None:
+    """A running job: name, bar, loss with its sparkline, and Cancel."""
+    with st.container(border=True, key=f"card-{job.job_id}", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            cards.show_lamp(cards.lamp_of(job))
+            with st.container(width="stretch"):
+                cards.job_link(job)
+            cards.cancel_button(job, "card")
+        cards.track(job)
+        losses = [p.values.get("train_loss") for p in runtime.service().history(job.job_id)]
+        drawn = [loss for loss in losses if loss is not None][-SPARK_POINTS:]
+        if len(drawn) > 1:
+            bars.sparkline(drawn, f"Train loss over the last {len(drawn)} points")
+        held_out = "" if job.eval_loss is None else f", held-out {formats.figure(job.eval_loss)}"
+        st.caption(
+            "The loss appears with the first point that is logged."
+            if job.loss is None
+            else f"Train loss {formats.figure(job.loss)}{held_out}"
+        )
+        cards.stall_notice(job)
+
+
+def listing(jobs: Sequence[JobView], place: str) -> None:
+    with st.container(border=True, gap="xsmall"):
+        for job in jobs:
+            cards.row(job, place)
+
+
+def rest(number: int, state: str) -> None:
+    if number > 0:
+        st.page_link("jobs.py", label=f"{number:,} more {state}", icon=":material/arrow_forward:")
+
+
+def first_visit() -> None:
+    """What an empty data folder shows: what this is, and one button that shows it at work."""
+    with st.container(border=True, gap="small"):
+        st.header("See a training run")
+        st.text(
+            "Signalbox runs PyTorch trainings on this machine and watches them: a job that stops "
+            "reporting is ended and explained, a cancelled one is gone with its memory, and "
+            "closing the browser or the server loses nothing."
+        )
+        st.text(f"{RECIPES['digits'].sentence} Watch its loss fall on the next page.")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button(
+                "Train on digits now",
+                type="primary",
+                icon=":material/play_arrow:",
+                key="first-run",
+                on_click=run_digits,
+            )
+            st.page_link("submit.py", label="Or submit your own", icon=":material/add_circle:")
+
+
+def run_digits() -> None:
+    job_id = runtime.service().submit(Submission(recipe="digits", name="First digits"))
+    go_to_job(job_id)
+
+
+st.title("Overview")
+counts = runtime.service().counts()
+live(overview, bool(counts[JobStatus.RUNNING] or counts[JobStatus.QUEUED]), idle_seconds=5)

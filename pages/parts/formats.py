@@ -1,0 +1,131 @@
+"""Numbers, times and strangers' texts, as the pages write them."""
+
+import re
+import unicodedata
+from datetime import UTC, datetime, tzinfo
+from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from backend.models import FailureKind
+
+NOTHING: Final = "–"
+"""What stands where there is no figure."""
+
+KIND_WORDS: Final = {
+    FailureKind.TIMEOUT: "timed out",
+    FailureKind.CRASHED: "crashed",
+    FailureKind.GPU_OUT_OF_MEMORY: "out of GPU memory",
+    FailureKind.HOST_OUT_OF_MEMORY: "out of memory",
+    FailureKind.KILLED: "killed",
+    FailureKind.COULD_NOT_START: "could not start",
+    FailureKind.LOST: "lost",
+}
+
+_MARKDOWN: Final = re.compile(r"([!-/:-@\[-`{-~])")
+_ACTING: Final = re.compile(r"(:(?=[\\\w])|@|[wW]{3}(?=\\\.))")
+_RIGHT_TO_LEFT: Final = frozenset({"R", "AL"})
+
+
+def duration(seconds: float | None) -> str:
+    """`0.4 s`, `12 s`, `4 min 0 s`, `2 h 5 min`, `3 d 4 h`: two units at most."""
+    if seconds is None:
+        return NOTHING
+    seconds = max(0.0, seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f} s".replace(".0 s", " s")
+    whole = round(seconds)
+    for size, unit, small, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"),
+                                          (60, "min", 1, "s")):  # fmt: skip
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // small} {small_unit}"
+    return f"{whole} s"
+
+
+def roughly(seconds: float) -> str:
+    """`12 s`, `6 min`, `2 h`, `3 d`: one unit, rounded down."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def ago(moment: datetime | None, now: datetime | None = None) -> str:
+    """`just now`, `2 min ago`."""
+    if moment is None:
+        return NOTHING
+    passed = ((now or datetime.now(UTC)) - moment).total_seconds()
+    return "just now" if passed < 5 else f"{roughly(passed)} ago"
+
+
+def zone(name: str | None) -> tzinfo:
+    """The reader's time zone by its name, or UTC where it is not known."""
+    try:
+        return ZoneInfo(name) if name else UTC
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return UTC
+
+
+def exact(moment: datetime | None, where: tzinfo = UTC) -> str:
+    """`23 Nov 2026, 19:04:05 UTC`."""
+    return NOTHING if moment is None else moment.astimezone(where).strftime("%d %b %Y, %H:%M:%S %Z")
+
+
+def size(count: float | None) -> str:
+    """`812 B`, `1.5 KiB`, `2.0 GiB`."""
+    if count is None:
+        return NOTHING
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    """A number as researchers read it: four significant digits, `3e-04` where it is tiny."""
+    if value is None:
+        return NOTHING
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        text = f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
+        return text.replace("-", "−")
+    return f"{value:.{digits - 1}g}".replace("-", "−")
+
+
+def count(value: int | None) -> str:
+    return NOTHING if value is None else f"{value:,}"
+
+
+def some(number: int, noun: str) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def one_line(text: Any, most: int = 120) -> str:
+    """A stranger's text on one line: no control or direction marks, and not without end."""
+    plain = "".join(
+        " " if unicodedata.category(c) in {"Cc", "Zl", "Zp", "Zs"} else c
+        for c in str(text)[: 4 * most]
+        if unicodedata.category(c) not in {"Cf", "Cs", "Co", "Cn"}
+    )
+    plain = " ".join(plain.split())
+    return plain if len(plain) <= most else plain[: most - 1].rstrip() + "…"
+
+
+def escape(text: Any, most: int = 120) -> str:
+    """A stranger's text for places that read Markdown: it shows as typed, and nothing in it acts.
+
+    Backslashes stop Markdown and HTML. Streamlit looks for `:icons:`, addresses and mail once more
+    afterwards, in the plain text; a word joiner (U+2060, no width) keeps it from finding any.
+    Right-to-left writing is held inside isolating marks.
+    """
+    plain = one_line(text, most)
+    escaped = _ACTING.sub("\\1\u2060", _MARKDOWN.sub(r"\\\1", plain))
+    if any(unicodedata.bidirectional(c) in _RIGHT_TO_LEFT for c in plain):
+        return f"\u2068{escaped}\u2069"
+    return escaped
+
+
+def span(seconds: float, more: str = "") -> str:
+    """A timeout as people say it: `10 minutes`, `1 more minute`, `6 seconds`."""
+    number, noun = (seconds / 60, "minute") if seconds >= 60 else (seconds, "second")
+    return f"{number:g} {more}{noun}{'' if number == 1 else 's'}"

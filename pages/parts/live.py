@@ -1,0 +1,49 @@
+"""Parts of a page that keep themselves up to date."""
+
+from collections.abc import Callable
+from typing import Final
+
+import streamlit as st
+
+NEXT_JOB: Final = "next-job"
+
+
+def live(draw: Callable[[], bool], going: bool, idle_seconds: float | None = None) -> None:
+    """Draw now and again each second while something is `going`, else every `idle_seconds`.
+
+    `draw` says whether something still is; when that changes the whole page runs once more, and
+    with it the pace. None: nothing can change any more, so it is drawn once.
+    """
+
+    def part() -> None:
+        if draw() != going:
+            st.rerun()
+
+    st.fragment(part, run_every=1 if going else idle_seconds)()
+
+
+def watch(read: Callable[[], object], seconds: float = 2) -> None:
+    """Run the whole page again when what `read` answers is no longer what it was."""
+    seen = read()
+
+    def part() -> None:
+        if read() != seen:
+            st.rerun()
+
+    st.fragment(part, run_every=seconds)()
+
+
+def go_to_job(job_id: int) -> None:
+    """From a button's callback: run the whole page, which then turns to this job's page.
+
+    A callback runs before the list of pages is known, so `turn` goes there once it is.
+    """
+    st.session_state[NEXT_JOB] = job_id
+    st.rerun()
+
+
+def turn() -> None:
+    """Go to the job that a button asked for, if one did."""
+    job_id = st.session_state.pop(NEXT_JOB, None)
+    if job_id is not None:
+        st.switch_page("job.py", query_params={"id": str(job_id)})
