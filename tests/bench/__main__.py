@@ -1,0 +1,317 @@
+"""The figures that Signalbox promises, measured beside a baseline in the same run.
+
+    python -m tests.bench            # all of them
+    python -m tests.bench latency    # one: latency, cancel, overhead, log, idle
+
+Each line gives the measured figure, the baseline's, and what was aimed at. They are no tests: a
+busy machine prints larger ones and nothing fails.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
+
+import psutil
+
+from backend.models import Job, JobStatus
+from backend.paths import DataPaths
+from backend.recipes import ScriptParams, command_for
+from backend.service import Service, Submission
+from backend.settings import Settings
+from backend.store import Store
+from tests.server import Server
+from tests.waiting import wait_until, wait_until_ended
+
+ROUNDS = 20
+IDLE_SECONDS = 20.0
+
+FIRST_LINE = "import time; print(time.monotonic_ns(), flush=True)"
+
+COOPERATING = """\
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+TRAINING = """\
+import time, torch, signalbox
+from torch import nn
+torch.manual_seed(0)
+torch.set_num_threads(1)
+
+def loop(log):
+    model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 10))
+    optimizer = torch.optim.AdamW(model.parameters())
+    x, y = torch.randn(256, 64), torch.randint(10, (256,))
+    begin = time.perf_counter()
+    for step in range(500):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        value = loss.item()  # both loops read it; only one logs it
+        if log:
+            run.log(step, train_loss=value, learning_rate=1e-3)
+    return time.perf_counter() - begin
+
+run = signalbox.start(total_steps=2000)
+loop(False)
+# In turns, so that a machine that slows down slows both; 4 x 500 = 2,000 logged steps.
+pairs = [(loop(True), loop(False)) for _ in range(4)]
+print("RESULT", sum(p[0] for p in pairs), sum(p[1] for p in pairs), flush=True)
+"""
+
+LOG_CALLS = """\
+import time, signalbox
+run = signalbox.start(total_steps=100_000)
+begin = time.perf_counter()
+for step in range(100_000):
+    run.log(step, train_loss=1 / (step + 1), eval_loss=0.5, learning_rate=1e-3, grad_norm=0.7,
+            accuracy=0.9)
+print("RESULT", (time.perf_counter() - begin) / 100_000 * 1e6, flush=True)
+"""
+
+
+def line(what: str, figure: str, baseline: str, goal: str) -> None:
+    """Print one row of the report."""
+    print(f"{what:<44} {figure:>14}   baseline {baseline:>12}   goal {goal}", flush=True)
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"
+
+
+@contextmanager
+def running_service(workers: int = 1) -> Iterator[tuple[Service, Path]]:
+    """A service of this process on a folder of its own, with the default settings."""
+    with tempfile.TemporaryDirectory() as folder:
+        service = Service(Settings(data=Path(folder) / "data", workers=workers))
+        service.start()
+        yield service, Path(folder)
+        service.close()
+
+
+def write(folder: Path, source: str) -> Path:
+    path = folder / "script.py"
+    path.write_text(dedent(source), encoding="utf-8")
+    return path
+
+
+def result_of(service: Service, job_id: int) -> list[float]:
+    """The numbers behind RESULT in a job's log."""
+    wait_until_ended(service, job_id, deadline_seconds=300)
+    log = service.log_tail(job_id)
+    found = next((row for row in log.splitlines() if row.startswith("RESULT")), None)
+    assert found, log
+    return [float(word) for word in found.split()[1:]]
+
+
+def latency() -> None:
+    """From submit to the first line that the script prints, beside a bare Popen."""
+    ours: list[float] = []
+    bare: list[float] = []
+    with running_service() as (service, folder):
+        script = write(folder, FIRST_LINE)
+        for _ in range(ROUNDS):
+            begin = time.monotonic_ns()
+            printed = subprocess.run([sys.executable, script], capture_output=True, check=True)
+            bare.append((int(printed.stdout) - begin) / 1e9)
+            begin = time.monotonic_ns()
+            job_id = service.submit(Submission(recipe="script", params={"script": str(script)}))
+            wait_until_ended(service, job_id)
+            ours.append((int(service.log_tail(job_id)) - begin) / 1e9)
+    more = statistics.median(ours) - statistics.median(bare)
+    line(
+        "submit to first line of a script",
+        f"+{milliseconds(more)}",
+        milliseconds(statistics.median(bare)),
+        "at most +60 ms",
+    )
+
+
+def cancel() -> None:
+    """From cancel to the last process gone, beside a bare terminate of the same process."""
+    ours: list[float] = []
+    bare: list[float] = []
+    with running_service() as (service, folder):
+        script = write(folder, COOPERATING)
+        for _ in range(ROUNDS):
+            with subprocess.Popen(
+                [sys.executable, script], stdout=subprocess.PIPE, text=True
+            ) as process:
+                assert process.stdout
+                process.stdout.readline()
+                begin = time.monotonic()
+                process.terminate()
+                process.wait()
+                bare.append(time.monotonic() - begin)
+            job_id = service.submit(Submission(recipe="script", params={"script": str(script)}))
+            wait_until(lambda job_id=job_id: "ready" in service.log_tail(job_id))  # type: ignore[misc]
+            leader = psutil.Process(service.job(job_id).pid)
+            tree = [leader, *leader.children(recursive=True)]
+            begin = time.monotonic()
+            service.cancel(job_id)
+            while any(_alive(process) for process in tree):
+                time.sleep(0.0005)
+            ours.append(time.monotonic() - begin)
+            wait_until_ended(service, job_id)
+    more = statistics.median(ours) - statistics.median(bare)
+    line(
+        "cancel to tree gone",
+        f"+{milliseconds(more)}",
+        milliseconds(statistics.median(bare)),
+        "at most +50 ms",
+    )
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def overhead() -> None:
+    """A training with a log at each step, beside the same loop without."""
+    with running_service() as (service, folder):
+        script = write(folder, TRAINING)
+        job_id = service.submit(Submission(recipe="script", params={"script": str(script)}))
+        logged, plain = result_of(service, job_id)
+    line(
+        "2,000 training steps, each logged",
+        f"{logged / plain:.3f} x",
+        f"{plain:.2f} s",
+        "at most 1.02 x",
+    )
+
+
+def log() -> None:
+    """One log call with five numbers, all its publications included, beside a bare json.dumps."""
+    with running_service() as (service, folder):
+        script = write(folder, LOG_CALLS)
+        job_id = service.submit(Submission(recipe="script", params={"script": str(script)}))
+        (microseconds,) = result_of(service, job_id)
+    import json
+    import timeit
+
+    point = {"step": 1, "a": 1.0, "b": 0.5, "c": 1e-3, "d": 0.7, "e": 0.9}
+    bare = timeit.timeit(lambda: json.dumps(point), number=100_000) / 100_000 * 1e6
+    line("one log call with five numbers", f"{microseconds:.1f} µs", f"{bare:.1f} µs", "20 µs")
+
+
+def idle() -> None:
+    """A real server: time to ready, memory at rest, and CPU with idle running jobs."""
+    for jobs in (0, 1, 20):
+        with tempfile.TemporaryDirectory() as folder:
+            data = Path(folder) / "data"
+            ids = _queue_sleepers(data, Path(folder), jobs)
+            with Server(data, workers=20) as server:
+                if jobs == 0:
+                    empty = _bare_streamlit_ready(Path(folder))
+                    line(
+                        "server ready",
+                        f"{server.ready_seconds:.2f} s",
+                        f"{empty:.2f} s",
+                        "at most 5 s",
+                    )
+                process = psutil.Process(server.pid)
+                store = Store(DataPaths(data).database)
+                wait_until(
+                    lambda store=store, jobs=jobs: store.counts()[JobStatus.RUNNING] == jobs  # type: ignore[misc]
+                )
+                time.sleep(3)
+                begin = process.cpu_times()
+                time.sleep(IDLE_SECONDS)
+                end = process.cpu_times()
+                used = (end.user + end.system) - (begin.user + begin.system)
+                share = 100 * used / IDLE_SECONDS
+                if jobs == 0:
+                    rss = process.memory_info().rss / 2**20
+                    line("server memory at rest", f"{rss:.0f} MiB", "-", "-")
+                    resting = share
+                else:
+                    goal = "2 %" if jobs == 1 else "5 %"
+                    line(
+                        f"server CPU with {jobs} idle running job(s)",
+                        f"{share:.1f} %",
+                        f"{resting:.1f} % (none)",
+                        f"at most {goal} of a core",
+                    )
+                pids = [job.pid for job in map(store.get, ids) if job and job.pid]
+                store.close()
+            for pid in pids:  # they outlive the server, as they should
+                for child in psutil.Process(pid).children(recursive=True):
+                    child.kill()
+
+
+def _queue_sleepers(data: Path, folder: Path, jobs: int) -> list[int]:
+    data.mkdir()
+    script = write(folder, "import time; time.sleep(600)")
+    params = ScriptParams(script=script)
+    command = command_for("script", params)
+    store = Store(DataPaths(data).database)
+    ids = [
+        store.add(
+            Job(
+                name=f"sleeper {number}",
+                recipe="script",
+                params=params.model_dump(mode="json"),
+                command={"argv": list(command.argv), "python": None, "folder": command.folder},
+                timeout_seconds=600,
+                gpus=0,
+            )
+        )
+        for number in range(jobs)
+    ]
+    store.close()
+    return ids
+
+
+def _bare_streamlit_ready(folder: Path) -> float:
+    """The same wait for an empty Streamlit script."""
+    script = write(folder, "import streamlit as st; st.write('empty')")
+    from tests.server import free_port
+
+    class Bare(Server):
+        def launch(self) -> "subprocess.Popen[bytes]":
+            self.port = free_port()
+            self.url = f"http://127.0.0.1:{self.port}"
+            return subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "streamlit", "run", str(script)),
+                    *("--server.port", str(self.port), "--server.headless", "true"),
+                    *("--server.address", "127.0.0.1", "--browser.gatherUsageStats", "false"),
+                ],
+                cwd=folder,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+
+    (folder / "bare").mkdir()
+    with Bare(folder / "bare" / "data") as server:
+        return server.ready_seconds
+
+
+BENCHMARKS: dict[str, Callable[[], None]] = {
+    f.__name__: f for f in (latency, cancel, overhead, log, idle)
+}
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        sys.exit(f"There is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}.")
+    for name in names:
+        BENCHMARKS[name]()
+
+
+if __name__ == "__main__":
+    main()

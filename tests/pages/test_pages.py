@@ -1,0 +1,362 @@
+"""Every page, empty and full, with every state, every failure and every stranger's text."""
+
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Button
+
+from backend import runtime
+from backend.models import FailureKind, Job, JobStatus, RequestKind
+from backend.service import JobFilter, JobView, Service, Submission
+from tests.conftest import PROJECT
+from tests.pages.conftest import HOSTILE, Open, Rows, sound, words
+from tests.waiting import wait_until
+
+PAGES = ["overview", "submit", "jobs", "job", "failures", "gpu"]
+LISTS = ["overview", "jobs"]
+
+
+def button(page: AppTest, label: str, key: str = "") -> Button:
+    """The one button with this label (and this part of its key)."""
+    found = [b for b in page.button if b.label == label and key in (b.key or "")]
+    assert len(found) == 1, [b.key for b in page.button]
+    return found[0]
+
+
+def labels(page: AppTest) -> list[str]:
+    return [b.label for b in page.button]
+
+
+def wait_for(service: Service, job_id: int, condition: Callable[[JobView], object]) -> None:
+    """Wait until a job is as wanted."""
+    wait_until(lambda: condition(service.job(job_id)), 30, "The job did not come so far.")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_draws_on_an_empty_data_folder(name: str, rows: Rows, open_page: Open) -> None:
+    assert open_page(name).title
+
+
+def test_without_a_server_the_page_says_how_to_start_one() -> None:
+    page = AppTest.from_file(PROJECT / "pages" / "navigation.py", default_timeout=20).run()
+    assert not page.exception
+    assert "streamlit run app.py" in page.error[0].value
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_show_jobs_in_every_state(name: str, rows: Rows, open_page: Open) -> None:
+    for status in JobStatus:
+        rows.job(status, name=f"is {status}")
+    rows.cancelling()
+    rows.failed(FailureKind.TIMEOUT)
+    text = words(open_page(name))
+    for status in set(JobStatus) - ({JobStatus.PAUSED} if name == "overview" else set()):
+        assert f"is {status}" in text
+    assert "cancelling" in text
+    assert "timed out" in text
+
+
+@pytest.mark.parametrize("status", list(JobStatus))
+def test_the_job_page_shows_every_state(status: JobStatus, rows: Rows, open_page: Open) -> None:
+    job_id = rows.job(status, name="my job")
+    rows.cleanup(job_id)
+    page = open_page("job", id=str(job_id))
+    assert page.title[0].value == "my job"
+    text = words(page)
+    assert str(status) in text
+    assert "44.0 GiB" in text
+    assert ("Cancel" in labels(page)) is not status.ended
+    assert ("Retry" in labels(page)) is status.ended
+
+
+@pytest.mark.parametrize("kind", list(FailureKind))
+def test_every_kind_of_failure_says_what_happened_and_what_to_try(
+    kind: FailureKind, rows: Rows, open_page: Open
+) -> None:
+    message = "Training timed out - no progress updates for 10 minutes"
+    job_id = rows.failed(kind, message)
+    for page in (open_page("failures"), open_page("job", id=str(job_id))):
+        assert message in [code.value for code in page.code]
+        text = words(page)
+        assert "What to try" in text
+        assert f"the stacks of {kind}" in text
+    assert "Last step 1,234 · 10 min 12 s without progress" in words(open_page("failures"))
+    assert f"the log of {kind}" in words(open_page("failures"))
+
+
+def test_failures_are_newest_first_and_can_be_filtered(rows: Rows, open_page: Open) -> None:
+    rows.failed(FailureKind.TIMEOUT, "first")
+    rows.failed(FailureKind.CRASHED, "second")
+    page = open_page("failures")
+    shown = [code.value for code in page.code if code.value in {"first", "second"}]
+    assert shown == ["second", "first"]
+    page = open_page("failures", kind="timeout")
+    assert "second" not in [code.value for code in page.code]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"metrics_history": 3}', None])
+def test_a_missing_or_broken_progress_file_leaves_the_page_whole(
+    text: str | None, rows: Rows, open_page: Open
+) -> None:
+    job_id = rows.job(JobStatus.COMPLETED)
+    if text is not None:
+        rows.run(job_id).progress.write_text(text)
+    page = open_page("job", id=str(job_id))
+    assert "no curve" in words(page)
+    named = "progress.json" in " ".join(warning.value for warning in page.warning)
+    assert named is (text not in {None, '{"metrics_history": 3}'})
+
+
+def test_what_is_wrong_with_a_running_jobs_file_is_said(
+    service: Service, script: Callable[..., Submission], open_page: Open
+) -> None:
+    submission = script(
+        """
+        import os, time
+        open(os.environ["SIGNALBOX_PROGRESS"], "w").write("no json")
+        time.sleep(60)
+        """
+    )
+    job_id = service.submit(submission)
+    wait_for(service, job_id, lambda job: job.progress_problem)
+    page = open_page("job", id=str(job_id))
+    assert any("progress" in warning.value for warning in page.warning)
+    button(page, "Cancel").click().run()
+    wait_for(service, job_id, lambda job: job.status is JobStatus.CANCELLED)
+
+
+def test_a_curve_is_drawn_and_said_in_words(rows: Rows, open_page: Open) -> None:
+    job_id = rows.job(JobStatus.COMPLETED)
+    rows.curve(job_id, 20)
+    page = open_page("job", id=str(job_id))
+    assert page.get("bidi_component")
+    assert "best held-out 0.15 at step 20" in words(page)
+
+
+def test_a_curve_that_is_not_written_yet_says_what_will_come(rows: Rows, open_page: Open) -> None:
+    page = open_page("job", id=str(rows.job(JobStatus.RUNNING)))
+    (drawn,) = page.get("bidi_component")
+    assert "first point" in str(drawn.proto)
+
+
+@pytest.mark.parametrize("name", ["overview", "jobs", "failures", "job", "submit"])
+def test_strangers_texts_are_shown_as_text(name: str, rows: Rows, open_page: Open) -> None:
+    job_id = rows.failed(
+        FailureKind.CRASHED,
+        HOSTILE,
+        name=HOSTILE,
+        params={"script": HOSTILE, "args": [HOSTILE]},
+        recipe="script",
+    )
+    rows.job(JobStatus.RUNNING, name=HOSTILE)
+    rows.job(name=HOSTILE)
+    rows.run(job_id).log.write_text(HOSTILE)
+    rows.curve(job_id, 3, **{HOSTILE: 1.0})
+    rows.cleanup(job_id, device=HOSTILE, reason=HOSTILE)
+    query = {"job": {"id": str(job_id)}, "submit": {"like": str(job_id)}}.get(name, {})
+    page = open_page(name, **query)
+    acting = ["title", "markdown", "caption", "page_link", "table", "warning", "error", "metric"]
+    for kind in [*acting, "html", "button", "text_input"]:
+        for element in page.get(kind):
+            for part in ("label", "value", "help"):
+                text = getattr(element, part, None)
+                if kind == "text_input" and part == "value":
+                    continue  # a field shows what it holds
+                if isinstance(text, str):
+                    assert "**bold**" not in text
+                    assert not re.search(r"(?<!\\)<img(?! alt=)", text), (kind, part, text)
+                    assert ":tada:" not in text
+                    assert "www.evil" not in text
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "99", "-1", "abc", "", "1.5", "९", "9" * 40, "<b>x</b>", "1; x"]
+)
+def test_a_wrong_id_gets_a_helpful_page(text: str, rows: Rows, open_page: Open) -> None:
+    page = open_page("job", id=text)
+    assert page.title[0].value == "No such job"
+    assert "See all jobs" in words(page)
+
+
+def test_a_missing_id_gets_a_helpful_page(rows: Rows, open_page: Open) -> None:
+    page = open_page("job")
+    assert page.title[0].value == "No such job"
+    assert "/job?id=12" in words(page)
+
+
+def test_cancel_acts_on_its_own_job_only(rows: Rows, open_page: Open) -> None:
+    kept, gone = rows.job(name="kept"), rows.job(name="gone")
+    page = open_page("jobs")
+    button(page, "Cancel", f"-{gone}").click()
+    sound(page.run())
+    assert runtime.service().job(gone).status == JobStatus.CANCELLED
+    assert runtime.service().job(kept).status == JobStatus.QUEUED
+    assert "cancelled" in words(page)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("overview", "card"), ("jobs", "jobs"), ("job", "job")]
+)
+def test_cancel_of_a_running_job_shows_cancelling_at_once(
+    name: str, place: str, rows: Rows, open_page: Open
+) -> None:
+    job_id = rows.job(JobStatus.RUNNING)
+    page = open_page(name, **({"id": str(job_id)} if name == "job" else {}))
+    button(page, "Cancel", f"cancel-{place}").click()
+    sound(page.run())
+    assert runtime.service().job(job_id).requested == RequestKind.CANCELLING
+    assert "cancelling" in words(page)
+
+
+def test_cancel_of_a_job_that_ended_meanwhile_is_no_error(rows: Rows, open_page: Open) -> None:
+    job_id = rows.job(JobStatus.RUNNING)
+    page = open_page("job", id=str(job_id))
+    rows.store.change(job_id, JobStatus.RUNNING, JobStatus.COMPLETED, "Ended")
+    button(page, "Cancel").click()
+    sound(page.run())
+    assert runtime.service().job(job_id).status == JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("name", ["failures", "job"])
+def test_retry_queues_a_job_like_it_and_goes_there(name: str, rows: Rows, open_page: Open) -> None:
+    job_id = rows.failed(FailureKind.CRASHED, name="once more")
+    page = open_page(name, **({"id": str(job_id)} if name == "job" else {}))
+    button(page, "Retry").click()
+    sound(page.run())
+    (new,) = runtime.service().jobs(JobFilter(statuses=frozenset({JobStatus.QUEUED}))).jobs
+    assert (new.parent_id, new.name) == (job_id, "once more")
+    assert page.query_params["id"] == str(new.job_id)
+    assert f"retry of job {job_id}" in words(page)
+
+
+def test_a_retry_that_cannot_be_says_why(rows: Rows, open_page: Open) -> None:
+    params = {"script": "/nowhere/gone.py", "args": []}
+    job_id = rows.failed(FailureKind.CRASHED, recipe="script", params=params)
+    page = open_page("failures")
+    button(page, "Retry").click()
+    sound(page.run())
+    assert "gone" in page.error[0].value
+    assert runtime.service().jobs().total == job_id
+
+
+def test_empty_cache_now_shows_its_own_figure(rows: Rows, open_page: Open) -> None:
+    page = open_page("gpu")
+    button(page, "Empty cache now").click()
+    sound(page.run())
+    assert "no CUDA cache" in page.success[0].value or "gave back" in page.success[0].value
+    assert len(runtime.service().cleanups()) == 1
+
+
+def test_the_gpu_page_shows_each_cleanup_as_bars_and_as_a_row(rows: Rows, open_page: Open) -> None:
+    rows.cleanup(rows.job(JobStatus.CANCELLED))
+    rows.cleanup(None, released=False, holders=[{"pid": 7, "name": "python", "bytes": 2**30}])
+    rows.cleanup(None, before_bytes=None, after_bytes=None, peak_bytes=None)
+    page = open_page("gpu")
+    assert len(page.dataframe[0].value) == 3
+    assert "python (pid 7) holds 1.0 GiB" in page.dataframe[0].value["Still held by"].tolist()
+    assert words(page).count("before 41.0 GiB") == 2
+
+
+def test_without_a_gpu_the_page_says_so(rows: Rows, open_page: Open) -> None:
+    if runtime.service().gpu_count:
+        pytest.skip("there is a GPU")
+    assert "No GPU" in open_page("gpu").info[0].value
+
+
+def test_jobs_can_be_searched_filtered_and_sorted(rows: Rows, open_page: Open) -> None:
+    rows.job(name="apple")
+    rows.job(JobStatus.COMPLETED, name="banana")
+    rows.job(JobStatus.COMPLETED, name="apricot")
+    page = open_page("jobs", q="ap", state="completed")
+    text = words(page)
+    assert "apricot" in text
+    assert "banana" not in text
+    assert "apple" not in text
+    page.text_input(key="q").set_value("no such")
+    assert "No job fits" in sound(page.run()).info[0].value
+    page = open_page("jobs", sort="Name")
+    named = [link.label for link in page.page_link]
+    assert [n.split(" · ")[1] for n in named if " · " in n] == ["apple", "apricot", "banana"]
+
+
+def test_ten_thousand_jobs_are_asked_for_a_page_at_a_time(
+    rows: Rows, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rows.store._write() as session:
+        session.add_all(
+            Job(name=f"job number {n}", recipe="digits", timeout_seconds=1, gpus=0,
+                status=JobStatus.CANCELLED)
+            for n in range(1, 10_001)
+        )  # fmt: skip
+    page = open_page("jobs")
+    assert "10,000 jobs, 1 to 25 shown" in words(page)
+    begin = time.monotonic()
+    page = sound(page.run())
+    assert time.monotonic() - begin < 2
+    page = open_page("jobs", page="400")
+    assert "job number 1" in words(page).replace("job number 10", "")
+    assert "9,976 to 10,000 shown" in words(page)
+
+
+def test_the_first_visit_runs_digits_with_one_click(rows: Rows, open_page: Open) -> None:
+    page = open_page()
+    button(page, "Train on digits now").click()
+    sound(page.run())
+    (job,) = runtime.service().jobs().jobs
+    assert job.recipe == "digits"
+    assert page.query_params["id"] == str(job.job_id)
+
+
+def test_the_stall_clock_is_counted_down_and_can_be_extended(
+    service: Service, script: Callable[..., Submission], open_page: Open
+) -> None:
+    submission = script("import time; time.sleep(60)", timeout_minutes=0.1)
+    job_id = service.submit(submission)
+    wait_for(service, job_id, lambda job: (job.seconds_since_progress or 0) >= 3)
+    page = open_page("job", id=str(job_id))
+    assert re.search(r"No progress for [345] s; ends in [\d.]+ s\.", page.warning[0].value)
+    button(page, "Give it 6 more seconds").click()
+    sound(page.run())
+    assert not page.warning
+    messages = [event.message for event in service.timeline(job_id)]
+    assert any("granted" in message for message in messages)
+
+
+def test_numbers_that_are_none_are_told(rows: Rows, open_page: Open) -> None:
+    progress = {"non_finite_count": 3, "first_non_finite_step": 812, "extra": {}}
+    job_id = rows.job(JobStatus.RUNNING)
+    rows.store.update_running(job_id, progress=progress)
+    page = open_page("job", id=str(job_id))
+    assert "oss stopped being a number at step 812" in page.warning[0].value
+
+
+def test_a_log_is_shown_and_can_be_downloaded(rows: Rows, open_page: Open) -> None:
+    job_id = rows.job(JobStatus.COMPLETED)
+    rows.run(job_id).log.write_text("10%\r50%\r100%\nend of it\n")
+    page = open_page("job", id=str(job_id))
+    (log,) = [code.value for code in page.code if "end of it" in code.value]
+    assert "50%" not in log
+    assert page.get("download_button")
+    assert "log.txt" in words(page)
+
+
+def test_pages_are_short_and_touch_no_sql_threads_or_paths() -> None:
+    for path in (PROJECT / "pages").rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        assert "import threading" not in source
+        assert "sqlalchemy" not in source
+        assert "sqlmodel" not in source
+        if path.parent.name == "pages":
+            assert len(source.splitlines()) <= 140, path
+
+
+def test_the_sidebar_counts(rows: Rows, open_page: Open) -> None:
+    rows.job()
+    rows.job(JobStatus.RUNNING)
+    rows.job(JobStatus.RUNNING)
+    text = " ".join(m.value for m in open_page().sidebar.markdown)
+    assert "2 running" in text
+    assert "1 queued" in text

@@ -1,0 +1,218 @@
+"""The form: made from the parameter models, and a wrong value is named beside its field."""
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend import runtime
+from backend.models import JobStatus
+from backend.recipes import RECIPES
+from backend.service import JobView
+from tests.pages.conftest import Open, Rows, sound, words
+
+
+def form(open_page: Open, recipe: str = "digits", **query: str) -> AppTest:
+    page = open_page("submit", **query)
+    (chooser,) = [c for c in page.segmented_control if (c.key or "").startswith("recipe-")]
+    if chooser.value != recipe:
+        chooser.set_value(recipe)
+        sound(page.run())
+    return page
+
+
+def fill(page: AppTest, **values: str) -> None:
+    for name, value in values.items():
+        label = name.replace("_", " ").capitalize()
+        (field,) = [f for f in (*page.text_input, *page.text_area) if f.label == label]
+        field.set_value(value)
+
+
+def press(page: AppTest) -> AppTest:
+    (submit,) = [b for b in page.button if b.label == "Submit"]
+    submit.click()
+    return sound(page.run())
+
+
+def queued() -> list[JobView]:
+    return list(runtime.service().jobs().jobs)
+
+
+def problems(page: AppTest) -> str:
+    return " ".join(error.value for error in page.error)
+
+
+@pytest.mark.parametrize("recipe", ["digits", "char_lm"])
+def test_defaults_are_valid_and_queued_as_they_are(
+    recipe: str, rows: Rows, open_page: Open
+) -> None:
+    page = press(form(open_page, recipe))
+    (job,) = queued()
+    assert job.params == RECIPES[recipe].params().model_dump(mode="json")
+    assert job.timeout_seconds == 600
+    assert page.query_params["id"] == str(job.job_id)
+    assert page.title[0].value == recipe
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_every_parameter_has_a_field_with_its_description(
+    recipe: str, rows: Rows, open_page: Open
+) -> None:
+    page = form(open_page, recipe)
+    keys = [
+        widget.key or "" for widget in (*page.text_input, *page.segmented_control, *page.toggle)
+    ]
+    text = words(page).replace("\\", "")
+    for name, field in RECIPES[recipe].params.model_fields.items():
+        assert any(key.endswith(f"-{name}") for key in keys), name
+        assert (field.description or "") in text.replace("\u2060", "")
+
+
+def test_bounds_are_shown(rows: Rows, open_page: Open) -> None:
+    text = words(form(open_page)).replace("\\", "")
+    assert "1 to 10,000." in text
+    assert "More than 0, at most 1." in text
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "said"),
+    [
+        ("epochs", "0", "at least 1"),
+        ("epochs", "many", "whole number"),
+        ("epochs", "1.5", "whole number"),
+        ("epochs", "", "whole number"),
+        ("epochs", "9" * 30, "at most"),
+        ("learning_rate", "2", "at most 1"),
+        ("learning_rate", "nan", "finite"),
+        ("learning_rate", "fast", "number"),
+        ("timeout_in_minutes", "-1", "more than 0"),
+        ("timeout_in_minutes", "soon", "Give a number"),
+        ("name", "x" * 300, "at most 200"),
+    ],
+)
+def test_a_wrong_value_is_named_kept_and_not_queued(
+    field: str, typed: str, said: str, rows: Rows, open_page: Open
+) -> None:
+    page = form(open_page)
+    fill(page, **{field: typed})
+    press(page)
+    assert queued() == []
+    assert said in problems(page).replace("\\", "")
+    label = field.replace("_", " ").capitalize()
+    (widget,) = [f for f in page.text_input if f.label == label]
+    assert widget.value == typed
+
+
+def test_all_wrong_values_are_named_at_once_and_go_when_mended(rows: Rows, open_page: Open) -> None:
+    page = form(open_page)
+    fill(page, epochs="0", seed="-1", timeout_in_minutes="x")
+    press(page)
+    assert len(page.error) == 3
+    fill(page, epochs="2", seed="3", timeout_in_minutes="0.5")
+    press(page)
+    (job,) = queued()
+    assert (job.params["epochs"], job.params["seed"], job.timeout_seconds) == (2, 3, 30)
+
+
+def test_a_script_is_queued_exactly_as_typed(rows: Rows, open_page: Open, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text("print(1)")
+    page = form(open_page, "script")
+    fill(
+        page,
+        script=f"  {path} ",
+        arguments="--name 'two words' --lr 1e-3",
+        working_folder=str(tmp_path),
+        environment="A=1\n\nB=x=y ",
+        name="mine",
+    )
+    press(page)
+    (job,) = queued()
+    assert job.params == {
+        "script": str(path),
+        "args": ["--name", "two words", "--lr", "1e-3"],
+        "python": None,
+        "working_dir": str(tmp_path),
+    }
+    assert (job.name, list(job.env_names)) == ("mine", ["A", "B"])
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "said"),
+    [
+        ("script", "", "needed"),
+        ("script", "train.py", "whole path"),
+        ("script", "/nowhere/x.py", "no file"),
+        ("arguments", "'unclosed", "No closing quotation"),
+        ("interpreter", "/nowhere/python", "no interpreter"),
+        ("working_folder", "/nowhere", "no folder"),
+        ("environment", "NOVALUE", "not NAME=value"),
+        ("environment", "1A=b", "no name for a variable"),
+        ("environment", "SIGNALBOX_JOB_ID=1", "Signalbox itself"),
+    ],
+)
+def test_what_is_wrong_with_a_script_is_named(
+    field: str, typed: str, said: str, rows: Rows, open_page: Open, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.py"
+    path.write_text("print(1)")
+    page = form(open_page, "script")
+    fill(page, script=str(path))
+    fill(page, **{field: typed})
+    press(page)
+    assert queued() == []
+    assert said in problems(page).replace("\\", "")
+
+
+def test_char_lm_learns_an_uploaded_text(rows: Rows, open_page: Open) -> None:
+    page = form(open_page, "char_lm")
+    page.file_uploader[0].upload("my text.txt", b"to be or not to be")
+    press(page)
+    (job,) = queued()
+    assert Path(job.params["text_path"]).read_bytes() == b"to be or not to be"
+
+
+def test_submit_like_an_earlier_job_fills_in_everything_but_secrets(
+    rows: Rows, open_page: Open, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.py"
+    path.write_text("print(1)")
+    params = {
+        "script": str(path),
+        "args": ["--a", "b c"],
+        "python": None,
+        "working_dir": str(tmp_path),
+    }
+    job_id = rows.job(
+        JobStatus.COMPLETED,
+        recipe="script",
+        params=params,
+        name="first",
+        env={"TOKEN": "secret"},
+        timeout_seconds=90,
+    )
+    page = open_page("submit", like=str(job_id))
+    shown = {field.label: field.value for field in (*page.text_input, *page.text_area)}
+    assert shown["Script"] == str(path)
+    assert shown["Arguments"] == "--a 'b c'"
+    assert shown["Working folder"] == str(tmp_path)
+    assert shown["Environment"] == "TOKEN="
+    assert shown["Timeout in minutes"] == "1.5"
+    assert shown["Name"] == "first"
+    assert "secret" not in words(page)
+    press(page)
+    assert "Type the value of TOKEN again" in problems(page)
+    fill(page, environment="TOKEN=new")
+    press(page)
+    new, _ = queued()
+    assert new.params == params
+    assert new.timeout_seconds == 90
+
+
+@pytest.mark.parametrize("text", ["99", "abc", "-1", "9" * 40])
+def test_submit_like_an_unknown_job_says_so_and_shows_the_form(
+    text: str, rows: Rows, open_page: Open
+) -> None:
+    page = open_page("submit", like=text)
+    assert "no job" in page.warning[0].value
+    assert any(b.label == "Submit" for b in page.button)

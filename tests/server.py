@@ -1,0 +1,106 @@
+"""A real server for tests and benchmarks: the README's command, on a data folder of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from tests.conftest import PROJECT
+from tests.waiting import wait_until
+
+STOP_SECONDS = 20
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Server:
+    """`python -m streamlit run app.py`, started and stopped as a context."""
+
+    def __init__(self, data: Path, **settings: object) -> None:
+        """`settings` are environment variables without their prefix, in small letters."""
+        self.data = data
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.ready_seconds = 0.0
+        self._settings = settings
+        self._log = data.with_name(data.name + "-server.log")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        """What the server printed so far."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def __enter__(self) -> "Server":
+        begin = time.monotonic()
+        self._process = self.launch()
+        wait_until(self._answers, 60, lambda: f"The server did not come up:\n{self.output}")
+        self.ready_seconds = time.monotonic() - begin
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """Start the process and do not wait for it."""
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "streamlit", "run", "app.py"),
+                    *("--server.port", str(self.port)),
+                ],
+                cwd=PROJECT,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """End the server as Ctrl-C does, or with another signal."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"The server did not stop:\n{self.output}") from None
+
+    def _environment(self) -> Mapping[str, str]:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("SIGNALBOX_")}
+        own = {f"SIGNALBOX_{k.upper()}": str(v) for k, v in self._settings.items()}
+        return {**inherited, **own, "SIGNALBOX_DATA": str(self.data)}
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"The server ended:\n{self.output}"
+        try:
+            with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
