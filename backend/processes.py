@@ -74,7 +74,7 @@ class LaunchSpec:
     """All that is needed to start a job's leader."""
 
     python: Path
-    argv: Sequence[str]
+    argv: tuple[str, ...]
     folder: Path
     environment: Mapping[str, str]
     log: Path
@@ -161,8 +161,11 @@ def launch(spec: LaunchSpec) -> LocalLeader:
     """Start a job's leader in a session of its own, its output straight into its log.
 
     Raises:
-        CouldNotStartError: the interpreter or the folder is not there or may not be used.
+        CouldNotStartError: the script, the interpreter or the folder is not there or may not be
+            used.
     """
+    if spec.argv[:1] != ("-m",) and not Path(spec.argv[0]).is_file():
+        raise CouldNotStartError(f"The script {spec.argv[0]!r} does not exist.")
     environment = {**spec.environment, **spec.mark.variables()}
     if STACKS_SIGNAL is not None:
         environment[STACKS_VARIABLE] = str(STACKS_SIGNAL)

@@ -18,7 +18,7 @@ class TorchParams(Params):
     """What the built-in trainings share."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
-        default=1e-3, description="Peak step size of AdamW."
+        default=3e-3, description="Peak step size of AdamW."
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         default=1, description="Seed of every random choice; the same seed gives the same run."
@@ -32,7 +32,7 @@ class DigitsParams(TorchParams):
     """A small convolutional network on the UCI handwritten digits."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=30, description="Passes over the training images."
+        default=20, description="Passes over the training images."
     )
     batch_size: Annotated[int, Field(ge=1, le=2048)] = Field(
         default=32, description="Images per step."
@@ -56,9 +56,9 @@ class CharLmParams(TorchParams):
         default=16, description="Sequences per step."
     )
     context: Annotated[int, Field(ge=8, le=4096)] = Field(
-        default=128, description="Bytes that the model looks back on."
+        default=64, description="Bytes that the model looks back on."
     )
-    layers: Annotated[int, Field(ge=1, le=48)] = Field(default=4, description="Transformer blocks.")
+    layers: Annotated[int, Field(ge=1, le=48)] = Field(default=3, description="Transformer blocks.")
     heads: Annotated[int, Field(ge=1, le=64)] = Field(
         default=4, description="Attention heads in each block; must divide the width."
     )
@@ -66,7 +66,7 @@ class CharLmParams(TorchParams):
         default=128, description="Channels of the residual stream."
     )
     dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
-        default=0.1, description="Share of activations dropped while training."
+        default=0.0, description="Share of activations dropped while training."
     )
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=100, description="Steps over which the learning rate rises to its peak."

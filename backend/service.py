@@ -9,15 +9,13 @@ import secrets
 import stat
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, date, datetime
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
 import psutil
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
 from backend import diagnosis, log
 from backend.gpu import MemorySource, empty_cache, find_source
@@ -34,169 +32,37 @@ from backend.models import (
 from backend.paths import DataPaths
 from backend.pool import Pool
 from backend.progress import Point, ProgressReader, Reading, read_points
-from backend.recipes import RECIPES, Params, command_for
+from backend.recipes import command_for
 from backend.settings import Settings
-from backend.store import Sort, Store
+from backend.store import Store
+from backend.submission import (
+    InvalidSubmissionError,
+    Problem,
+    Submission,
+    check,
+    clean_name,
+    default_name,
+    submission_of,
+)
 from backend.supervisor import Surroundings
+from backend.views import (
+    DeviceView,
+    FailureCount,
+    FailureView,
+    JobFilter,
+    JobPage,
+    JobView,
+    Machine,
+    RunFile,
+)
 
 logger = logging.getLogger(__name__)
 
-MAX_NAME: Final = 200
-MAX_TIMEOUT_MINUTES: Final = 525_600
-MAX_ENV: Final = 200
 MAX_FILES: Final = 500
-
-
-class Submission(BaseModel):
-    """What a person asks for. Only its shape is checked here; see `Service.validate`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    recipe: str
-    params: dict[str, Any] = {}
-    name: str = ""
-    env: dict[str, str] = {}
-    timeout_minutes: float | None = None
-    gpus: int | None = None
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a submission: which field, and a sentence."""
-
-    field: str
-    message: str
-
-
-class InvalidSubmissionError(ValueError):
-    """A submission was refused and nothing was queued."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("; ".join(f"{p.field}: {p.message}" for p in problems))
-        self.problems = tuple(problems)
 
 
 class UnknownJobError(LookupError):
     """There is no job with this id."""
-
-
-@dataclass(frozen=True)
-class JobView:
-    """What is known of a job now: the database's truth and the supervisor's latest figures."""
-
-    job_id: int
-    name: str
-    recipe: str
-    status: JobStatus
-    requested: RequestKind | None
-    progress: float | None  # percent
-    current_step: int | None
-    total_steps: int | None
-    current_epoch: int | None
-    total_epochs: int | None
-    loss: float | None
-    eval_loss: float | None
-    learning_rate: float | None
-    samples_per_second: float | None
-    elapsed_seconds: float | None
-    remaining_seconds: float | None
-    seconds_since_progress: float | None
-    timeout_seconds: float
-    error: str | None
-    failure_kind: FailureKind | None
-    queue_position: int | None  # 1 is next
-    pid: int | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    parent_id: int | None
-    checkpoint: str | None
-
-    best_eval_loss: float | None = None
-    best_step: int | None = None
-    steps_per_second: float | None = None
-    phase: str | None = None
-    seconds_left: float | None = None  # before the timeout strikes
-    stacks_taken: bool = False  # the stall clock is past 80 %
-    progress_problem: str | None = None  # what is wrong with progress.json
-    non_finite: str | None = None  # "loss stopped being a number at step 812"
-    extra: Mapping[str, float] = field(default_factory=dict)  # other numbers it reports, latest
-    memory_bytes: int | None = None  # used now: on its devices, or by its processes on the host
-    peak_memory_bytes: int | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    env_names: Sequence[str] = ()
-    devices: Sequence[int] = ()
-    gpus: int = 0
-    folder: str = ""
-
-
-@dataclass(frozen=True)
-class JobFilter:
-    """Which jobs, in which order."""
-
-    statuses: frozenset[JobStatus] = frozenset()  # empty: all
-    text: str = ""  # part of the name, the recipe or the error, or "12" for job 12
-    sort: Sort = "id"
-    descending: bool = True
-    limit: int = 100
-    offset: int = 0
-
-
-@dataclass(frozen=True)
-class JobPage:
-    jobs: Sequence[JobView]
-    total: int  # without limit and offset
-
-
-@dataclass(frozen=True)
-class FailureView:
-    """A failed job as the failures page shows it."""
-
-    job: JobView
-    kind: FailureKind
-    message: str
-    seconds_without_progress: float | None
-    last_step: int | None
-    log_tail: str
-    stacks: str
-    at: datetime
-    explanation: str  # what happened, one sentence
-    advice: str  # what to try, one sentence
-
-
-@dataclass(frozen=True)
-class FailureCount:
-    day: date  # in UTC
-    kind: FailureKind
-    count: int
-
-
-@dataclass(frozen=True)
-class DeviceView:
-    """A GPU, or (index None) the host's memory where there is none."""
-
-    index: int | None
-    name: str
-    total_bytes: int | None
-    used_bytes: int | None
-    leased_by: int | None  # a job's id
-    holders: Sequence[Mapping[str, Any]] = ()  # {"pid", "name", "bytes"}
-
-
-@dataclass(frozen=True)
-class Machine:
-    source: Literal["nvml", "torch", "host"]
-    devices: Sequence[DeviceView]
-    note: str | None  # what the reader should know about the source
-    host_used_bytes: int = 0
-    host_total_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class RunFile:
-    name: str  # relative to the run folder
-    bytes: int
-    modified_at: datetime
 
 
 class StartError(Exception):
@@ -265,7 +131,7 @@ class Service:
 
     def validate(self, submission: Submission) -> list[Problem]:
         """Say everything that is wrong with a submission; queue nothing."""
-        return self._check(submission)[1]
+        return check(submission, self.gpu_count)[1]
 
     def submit(self, submission: Submission, parent_id: int | None = None) -> int:
         """Queue a job and return its id.
@@ -273,14 +139,14 @@ class Service:
         Raises:
             InvalidSubmissionError: something is wrong with it; nothing was queued.
         """
-        params, problems = self._check(submission)
+        params, problems = check(submission, self.gpu_count)
         if problems or params is None:
             raise InvalidSubmissionError(problems)
         minutes = submission.timeout_minutes
         gpus = submission.gpus
         job_id = self._store.add(
             Job(
-                name=_clean_name(submission.name) or _default_name(submission.recipe, params),
+                name=clean_name(submission.name) or default_name(submission.recipe, params),
                 recipe=submission.recipe,
                 params=params.model_dump(mode="json"),
                 command=asdict(command_for(submission.recipe, params)),
@@ -303,7 +169,7 @@ class Service:
         Raises:
             UnknownJobError: there is no such job.
         """
-        submission = _submission_of(self._job(job_id))
+        submission = submission_of(self._job(job_id))
         return submission.model_copy(update={"env": dict.fromkeys(submission.env, "")})
 
     def retry(self, job_id: int) -> int:
@@ -313,7 +179,7 @@ class Service:
             UnknownJobError: there is no such job.
             InvalidSubmissionError: it could not be submitted any more (its script is gone, say).
         """
-        return self.submit(_submission_of(self._job(job_id)), parent_id=job_id)
+        return self.submit(submission_of(self._job(job_id)), parent_id=job_id)
 
     def keep_upload(self, name: str, content: bytes) -> str:
         """Keep an uploaded file; return its absolute path. The same file is kept once."""
@@ -370,9 +236,9 @@ class Service:
             view = replace(view, progress_problem=reader.problem)
         return view
 
-    def jobs(self, filter: JobFilter = JobFilter()) -> JobPage:
+    def jobs(self, filter: JobFilter | None = None) -> JobPage:
         """The jobs that match, as many as the filter asks for."""
-        found = self._store.find(**vars(filter))
+        found = self._store.find(**vars(filter or JobFilter()))
         queued = any(job.status is JobStatus.QUEUED for job in found.jobs)
         positions = self._store.queue_positions() if queued else {}
         return JobPage([self._view(job, positions) for job in found.jobs], found.total)
@@ -516,35 +382,6 @@ class Service:
             raise UnknownJobError(f"There is no job {job_id}.")
         return job
 
-    def _check(self, submission: Submission) -> tuple[Params | None, list[Problem]]:
-        problems: list[Problem] = []
-        params: Params | None = None
-        recipe = RECIPES.get(submission.recipe)
-        if recipe is None:
-            known = ", ".join(RECIPES)
-            problems.append(Problem("recipe", f"There is no such recipe; there are {known}."))
-        else:
-            try:
-                params = recipe.params.model_validate(submission.params)
-            except ValidationError as error:
-                problems += [_problem(details) for details in error.errors()]
-        if len(submission.name) > MAX_NAME:
-            problems.append(Problem("name", f"Must be at most {MAX_NAME} characters long."))
-        minutes = submission.timeout_minutes
-        if minutes is not None and not 0.001 <= minutes <= MAX_TIMEOUT_MINUTES:
-            problems.append(
-                Problem(
-                    "timeout_minutes",
-                    f"Must be more than 0 and at most {MAX_TIMEOUT_MINUTES:,} minutes (a year).",
-                )
-            )
-        gpus = submission.gpus
-        if gpus is not None and not 0 <= gpus <= self.gpu_count:
-            have = f"has {self.gpu_count}" if self.gpu_count else "has none"
-            problems.append(Problem("gpus", f"Cannot be {gpus}: this machine {have}."))
-        problems += _env_problems(submission.env)
-        return params, problems
-
     def _view(self, job: Job, positions: Mapping[int, int]) -> JobView:
         assert job.id is not None
         supervisor = self._pool.supervisor(job.id) if job.status is JobStatus.RUNNING else None
@@ -621,26 +458,6 @@ class Service:
         )
 
 
-def _submission_of(job: Job) -> Submission:
-    return Submission(
-        recipe=job.recipe,
-        params=job.params,
-        name=job.name,
-        env=job.env,
-        timeout_minutes=job.timeout_seconds / 60,
-        gpus=job.gpus,
-    )
-
-
-def _clean_name(name: str) -> str:
-    return " ".join(name.encode("utf-8", "replace").decode().replace("\0", " ").split())
-
-
-def _default_name(recipe: str, params: Params) -> str:
-    script: Path | None = getattr(params, "script", None)
-    return _clean_name(script.stem) if script else recipe
-
-
 def _elapsed_seconds(job: Job) -> float | None:
     if job.started_at is None:
         return None
@@ -656,58 +473,3 @@ def _non_finite(reading: Reading) -> str | None:
         return None
     step = reading.first_non_finite_step
     return "loss stopped being a number" + ("" if step is None else f" at step {step}")
-
-
-def _env_problems(env: Mapping[str, str]) -> list[Problem]:
-    if len(env) > MAX_ENV:
-        return [Problem("env", f"At most {MAX_ENV} variables can be set.")]
-    problems = []
-    for name, value in env.items():
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            problems.append(
-                Problem("env", f"{name!r} is no name for a variable; write NAME=value.")
-            )
-        elif name.startswith("SIGNALBOX_"):
-            problems.append(Problem("env", f"{name} is set by Signalbox itself."))
-        elif "\0" in value or not _encodable(value):
-            problems.append(Problem("env", f"{name} holds a character that no variable can."))
-    return problems
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-_SENTENCES: Final[Mapping[str, str]] = {
-    "missing": "Is needed.",
-    "extra_forbidden": "There is no such parameter.",
-    "greater_than": "Must be more than {gt:g}.",
-    "greater_than_equal": "Must be at least {ge:g}.",
-    "less_than": "Must be less than {lt:g}.",
-    "less_than_equal": "Must be at most {le:g}.",
-    "int_parsing": "Must be a whole number.",
-    "int_type": "Must be a whole number.",
-    "int_from_float": "Must be a whole number.",
-    "int_parsing_size": "Is too large.",
-    "float_parsing": "Must be a number.",
-    "float_type": "Must be a number.",
-    "finite_number": "Must be a finite number.",
-    "literal_error": "Must be {expected}.",
-    "path_type": "Must be a path.",
-    "string_type": "Must be a text.",
-    "too_long": "Must have at most {max_length} entries.",
-}
-
-
-def _problem(details: ErrorDetails) -> Problem:
-    """What pydantic found, in our words."""
-    where = ".".join(map(str, details["loc"][:1])) or "params"
-    context = details.get("ctx", {})
-    if details["type"] == "value_error":
-        return Problem(where, str(context["error"]))
-    template = _SENTENCES.get(details["type"])
-    return Problem(where, template.format(**context) if template else details["msg"] + ".")

@@ -230,7 +230,7 @@ class Supervisor:
             "created_at": job.created_at.isoformat(),
         }
         _publish(paths.spec, json.dumps(spec, indent=2))
-        return LaunchSpec(python, command.argv, folder, environment, paths.log, self._mark)
+        return LaunchSpec(python, tuple(command.argv), folder, environment, paths.log, self._mark)
 
     def _end_by_itself(self, leader: Leader) -> None:
         """The leader is gone: end what it left behind, and find out how it ended."""

@@ -28,14 +28,15 @@ def free_port() -> int:
 class Server:
     """`python -m streamlit run app.py`, started and stopped as a context."""
 
-    def __init__(self, data: Path, **settings: object) -> None:
+    def __init__(self, data: Path, project: Path = PROJECT, **settings: object) -> None:
         """`settings` are environment variables without their prefix, in small letters."""
         self.data = data
+        self.project = project
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.ready_seconds = 0.0
-        self._settings = settings
-        self._log = data.with_name(data.name + "-server.log")
+        self.settings = settings
+        self.log = data.with_name(data.name + "-server.log")
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -46,7 +47,7 @@ class Server:
     @property
     def output(self) -> str:
         """What the server printed so far."""
-        return self._log.read_text(encoding="utf-8", errors="replace")
+        return self.log.read_text(encoding="utf-8", errors="replace")
 
     def __enter__(self) -> "Server":
         begin = time.monotonic()
@@ -65,13 +66,13 @@ class Server:
 
     def launch(self) -> "subprocess.Popen[bytes]":
         """Start the process and do not wait for it."""
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             return subprocess.Popen(
                 [
                     *(sys.executable, "-m", "streamlit", "run", "app.py"),
                     *("--server.port", str(self.port)),
                 ],
-                cwd=PROJECT,
+                cwd=self.project,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -93,8 +94,8 @@ class Server:
 
     def _environment(self) -> Mapping[str, str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SIGNALBOX_")}
-        own = {f"SIGNALBOX_{k.upper()}": str(v) for k, v in self._settings.items()}
-        return {**inherited, **own, "SIGNALBOX_DATA": str(self.data)}
+        own = {f"SIGNALBOX_{k.upper()}": str(v) for k, v in self.settings.items()}
+        return {**inherited, "SIGNALBOX_DATA": str(self.data), **own}
 
     def _answers(self) -> bool:
         assert self._process is not None

@@ -15,6 +15,7 @@ LAYERS = [
     {"api"},
     {"runtime"},
     {"service"},
+    {"views", "submission"},
     {"pool"},
     {"supervisor"},
     {"processes", "stall", "progress", "gpu", "diagnosis", "store", "log"},

@@ -57,6 +57,12 @@ class Rows:
             self.store.change(job_id, JobStatus.RUNNING, status, "Ended", failure=failure)
         return job_id
 
+    def many(self, count: int) -> None:
+        """So many cancelled jobs, named `number 1` and so on."""
+        named = {"recipe": "digits", "timeout_seconds": 1, "gpus": 0, "status": JobStatus.CANCELLED}
+        with self.store._write() as session:
+            session.add_all(Job(name=f"number {n}", **named) for n in range(1, count + 1))
+
     def failed(self, kind: FailureKind, message: str = "it broke", **fields: Any) -> int:
         """A job that failed, with all that is kept of it."""
         job_id = self.job(JobStatus.RUNNING, **fields)
@@ -148,7 +154,7 @@ def sound(page: AppTest) -> AppTest:
 
 
 def words(page: AppTest) -> str:
-    """All that a page says, as one text."""
+    """All that a page says, as one text, without what keeps Markdown from acting."""
     kinds = (
         *("title", "header", "subheader", "markdown", "caption", "text", "code", "page_link"),
         *("error", "warning", "info", "success", "metric", "button", "table", "html", "progress"),
@@ -161,4 +167,4 @@ def words(page: AppTest) -> str:
                 for name in ("value", "label", "text")
                 if (part := getattr(element, name, None)) is not None
             ]
-    return "\n".join(said)
+    return "\n".join(said).replace("\\", "").replace("\u2060", "")

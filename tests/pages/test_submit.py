@@ -51,7 +51,7 @@ def test_defaults_are_valid_and_queued_as_they_are(
     assert job.params == RECIPES[recipe].params().model_dump(mode="json")
     assert job.timeout_seconds == 600
     assert page.query_params["id"] == str(job.job_id)
-    assert page.title[0].value == recipe
+    assert page.title[0].value.replace("\\", "") == recipe
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
@@ -62,14 +62,14 @@ def test_every_parameter_has_a_field_with_its_description(
     keys = [
         widget.key or "" for widget in (*page.text_input, *page.segmented_control, *page.toggle)
     ]
-    text = words(page).replace("\\", "")
+    text = words(page)
     for name, field in RECIPES[recipe].params.model_fields.items():
         assert any(key.endswith(f"-{name}") for key in keys), name
-        assert (field.description or "") in text.replace("\u2060", "")
+        assert (field.description or "") in text
 
 
 def test_bounds_are_shown(rows: Rows, open_page: Open) -> None:
-    text = words(form(open_page)).replace("\\", "")
+    text = words(form(open_page))
     assert "1 to 10,000." in text
     assert "More than 0, at most 1." in text
 

@@ -1,0 +1,49 @@
+"""Editing the project's files while the server runs keeps its one Service."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.conftest import PROJECT
+from tests.server import Server
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project that a test may edit."""
+    project = tmp_path / "project"
+    project.mkdir()
+    shutil.copy(PROJECT / "app.py", project)
+    for folder in ("backend", "pages", ".streamlit"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PROJECT / folder, project / folder, ignore=ignore)
+    return project
+
+
+def test_an_edited_backend_module_is_not_loaded_a_second_time(
+    browser: Browser, project: Path, tmp_path: Path
+) -> None:
+    with Server(tmp_path / "data", project) as server:
+        page = browser.new_page(base_url=server.url)
+        page.goto("/gpu")
+        expect(page.get_by_role("heading", name="Cleanups")).to_be_visible()
+        for path in ("backend/models.py", "pages/gpu.py"):
+            edited = (project / path).read_text(encoding="utf-8")
+            edited = edited.replace('st.title("GPU")', 'st.title("GPU, edited")')
+            (project / path).write_text(edited + "\n# edited\n", encoding="utf-8")
+        # The edited page is noticed, so an edited backend would have been noticed too.
+        wait_until(
+            lambda: page.reload() and page.get_by_role("heading", name="GPU, edited").count(),
+            30,
+            "The edited page was not loaded.",
+        )
+        page.goto("/")
+        page.get_by_role("button", name="digits").first.click()
+        page.wait_for_url("**/job?id=1")
+        page.get_by_role("button", name="Cancel", exact=True).click()
+        expect(page.get_by_role("button", name="Retry", exact=True)).to_be_visible()
+        assert "already defined" not in server.output
+        page.close()
