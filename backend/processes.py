@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -119,7 +119,12 @@ class Leader(Protocol):
         ...
 
     def tree(self, afresh: bool) -> list[ProcessRow]:
-        """The leader and its descendants, read afresh or up to a second ago. Cheap."""
+        """The leader, its descendants, and those that were so at an earlier call and have lost
+        their parents since; read afresh or up to a second ago. Cheap."""
+        ...
+
+    def let_go(self) -> None:
+        """Nobody here will wait for it any more; it goes on by itself."""
         ...
 
 
@@ -132,6 +137,9 @@ class LocalLeader:
         self._id = id
         self._mark = mark
         self._child = child
+        # A child that was given a clean environment is known by its parents as long as they live,
+        # and afterwards only by having been seen.
+        self._seen: frozenset[ProcessId] = frozenset()
 
     @property
     def id(self) -> ProcessId:
@@ -148,13 +156,22 @@ class LocalLeader:
 
     def ask_to_stop(self) -> None:
         if self.alive():
+            self.tree(afresh=True)
             send_signal(self._id, signal.SIGTERM)
 
     def leftovers(self) -> list[ProcessRow]:
-        return find_marked(self._mark)
+        return self._remember(find_marked(self._mark, self._seen))
 
     def tree(self, afresh: bool) -> list[ProcessRow]:
-        return TABLE.tree(self._id, afresh=afresh)
+        return self._remember(_family(TABLE.rows(afresh=afresh), {self._id, *self._seen}))
+
+    def _remember(self, rows: list[ProcessRow]) -> list[ProcessRow]:
+        self._seen = frozenset(row.id for row in rows)
+        return rows
+
+    def let_go(self) -> None:
+        if self._child is not None and self._child.returncode is None:
+            self._child.returncode = 0  # or its destructor warns that it was not waited for
 
 
 def launch(spec: LaunchSpec) -> LocalLeader:
@@ -204,16 +221,12 @@ def find_leader(mark: Mark) -> LocalLeader:
     )
 
 
-def find_marked(mark: Mark) -> list[ProcessRow]:
-    """Every live process whose environment carries the mark, and their live descendants.
-
-    A descendant counts even if it cleaned its environment, as long as its parents live.
-    """
+def find_marked(mark: Mark, seen: Collection[ProcessId] = ()) -> list[ProcessRow]:
+    """Every live process whose environment carries the mark or that is among those seen before,
+    and their live descendants, whatever these have in their environments."""
     table = read_table()
-    members = {pid for pid, row in table.items() if row.alive and _carries(pid, mark)}
-    members |= _descendants(table, members)
-    members.discard(os.getpid())
-    return [table[pid] for pid in sorted(members) if table[pid].alive]
+    marked = (row.id for pid, row in table.items() if row.alive and _carries(pid, mark))
+    return _family(table, {*marked, *seen})
 
 
 def end_tree(
@@ -234,7 +247,7 @@ def end_tree(
     """
     begin = clock()
     leader.ask_to_stop()
-    asked: set[ProcessId] = set()
+    asked = {leader.id}
     killed: set[ProcessId] = set()
     interval = 0.002
     while True:
@@ -248,9 +261,9 @@ def end_tree(
                 return Ended(tuple(left), len(killed))
             for row in left:
                 if waited >= grace_seconds:
-                    send_signal(row.id, _KILL)
-                    killed.add(row.id)
-                elif row.id not in asked and row.id != leader.id:
+                    if send_signal(row.id, _KILL):
+                        killed.add(row.id)
+                elif row.id not in asked:
                     send_signal(row.id, signal.SIGTERM)
                     asked.add(row.id)
         if give_up.wait(interval):
@@ -283,6 +296,7 @@ def take_stacks(rows: Iterable[ProcessRow], path: Path, patience_seconds: float 
     if STACKS_SIGNAL is None:
         return 0
     answered = 0
+    deadline = time.monotonic() + patience_seconds  # for all together: a supervisor waits here
     for row in rows:
         if not _catches(row.id.pid, STACKS_SIGNAL):
             continue
@@ -292,7 +306,6 @@ def take_stacks(rows: Iterable[ProcessRow], path: Path, patience_seconds: float 
             before = path.stat().st_size
             if not send_signal(row.id, STACKS_SIGNAL):
                 continue
-            deadline = time.monotonic() + patience_seconds
             while time.monotonic() < deadline:
                 if path.stat().st_size > before:
                     answered += 1
@@ -323,21 +336,25 @@ class ProcessTable:
         self._rows: Mapping[int, ProcessRow] = {}
         self._read_at = -1e9
 
-    def tree(self, root: ProcessId, *, afresh: bool = False) -> list[ProcessRow]:
-        """The live processes that descend from `root`, and itself."""
+    def rows(self, *, afresh: bool = False) -> Mapping[int, ProcessRow]:
+        """Every process by its pid."""
         with self._lock:
             now = time.monotonic()
             if afresh or now - self._read_at >= self._fresh_seconds:
                 self._rows = read_table()
                 self._read_at = now
-            rows = self._rows
-        if root.pid not in rows or rows[root.pid].id != root:
-            return []
-        pids = {root.pid} | _descendants(rows, {root.pid})
-        return [rows[pid] for pid in pids if rows[pid].alive]
+            return self._rows
 
 
 TABLE: Final = ProcessTable()
+
+
+def _family(table: Mapping[int, ProcessRow], ids: Collection[ProcessId]) -> list[ProcessRow]:
+    """Those of these processes that live, and their live descendants; never this process."""
+    pids = {id.pid for id in ids if id.pid in table and table[id.pid].id == id}
+    pids |= _descendants(table, pids)
+    pids.discard(os.getpid())
+    return [table[pid] for pid in sorted(pids) if table[pid].alive]
 
 
 def _descendants(table: Mapping[int, ProcessRow], roots: set[int]) -> set[int]:

@@ -19,6 +19,9 @@ MAX_EXTRA: Final = 50
 MAX_TEXT: Final = 200
 MAX_COUNT: Final = 2**53
 
+_CAREFULLY: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Opened so, a link is refused and a FIFO does not block."""
+
 LONG_NAMES: Final[Mapping[str, str]] = {
     "step": "current_step",
     "global_step": "current_step",
@@ -40,7 +43,7 @@ _TEXTS: Final = ("status", "phase", "updated_at")
 _LOSSES: Final = ("train_loss", "eval_loss")
 _NON_FINITE: Final = ("non_finite_count", "first_non_finite_step")
 _NOT_EXTRA: Final = frozenset(
-    (*_COUNTS, *_FIGURES, *_TEXTS, *_NON_FINITE, *LONG_NAMES, "metrics_history")
+    (*_COUNTS, *_FIGURES, *_TEXTS, *_NON_FINITE, *LONG_NAMES, "metrics_history", "timestamp")
 )
 _NOT_VALUES: Final = frozenset(("step", "current_step", "global_step", "epoch", "timestamp"))
 
@@ -180,14 +183,14 @@ def point_as_json(point: Point) -> str:
 
 
 def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
-    """At most `most` of the points, in order: of each stretch its lowest and highest train loss
-    (its held-out loss where there is no other) and the newest point of all.
+    """At most `most` (4 or more) of the points, in order: of each stretch its lowest and highest
+    train loss and its lowest held-out loss, and the newest point of all.
 
     The min/max decimation that plotting libraries use: a spike is never thinned away.
     """
     if len(points) <= most:
         return list(points)
-    stretches = max(1, (most - 1) // 2)
+    stretches = (most - 1) // 3
     body = points[:-1]
     kept: list[Point] = []
     for number in range(stretches):
@@ -196,9 +199,10 @@ def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
         stretch = range(low, high)
         if not stretch:
             continue
-        lowest = min(stretch, key=lambda i: _height(points[i], math.inf))
-        highest = max(stretch, key=lambda i: _height(points[i], -math.inf))
-        kept += [points[i] for i in sorted({lowest, highest})]
+        lowest = min(stretch, key=lambda i: _height(points[i], "train_loss", math.inf))
+        highest = max(stretch, key=lambda i: _height(points[i], "train_loss", -math.inf))
+        best = min(stretch, key=lambda i: _height(points[i], "eval_loss", math.inf))
+        kept += [points[i] for i in sorted({lowest, highest, best})]
     return [*kept, points[-1]]
 
 
@@ -216,7 +220,7 @@ class ProgressReader:
         self._signature: tuple[int, ...] | None = None
         self._digest: bytes | None = None
         self._points: list[Point] = read_points(seen) if seen else []
-        self._values: Mapping[str, float | None] = {}
+        self._values = self._points[-1].values if self._points else {}
         self.reading: Reading | None = None
         self.problem: str | None = None
 
@@ -225,7 +229,7 @@ class ProgressReader:
         """The curve so far: the job's own history, or the points that were seen here."""
         if self.reading and self.reading.history:
             return self.reading.history
-        return tuple(self._points)
+        return thin(tuple(self._points))
 
     def look(self, *, closely: bool = False) -> bool:
         """Read the file if it changed; say whether its content did (the job's sign of life).
@@ -268,10 +272,9 @@ class ProgressReader:
             status = os.lstat(self._path)
             if _signature(status) == self._signature:
                 return None
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         if self._path.is_symlink():
             raise NoNewsError("progress.json is a link; it must be a file of its own.")
-        descriptor = os.open(self._path, flags)
+        descriptor = os.open(self._path, os.O_RDONLY | _CAREFULLY)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -283,11 +286,11 @@ class ProgressReader:
                     f"at most {MAX_BYTES // 2**20} MiB are read."
                 )
             with os.fdopen(descriptor, "rb", closefd=False) as file:
-                content = file.read(MAX_BYTES + 1)
+                content = file.read(MAX_BYTES)
         finally:
             os.close(descriptor)
         self._signature = _signature(status)
-        return content[: MAX_BYTES + 1]
+        return content
 
     def _keep(self, reading: Reading) -> None:
         previous = self.reading
@@ -299,7 +302,8 @@ class ProgressReader:
                 first_non_finite_step=previous.first_non_finite_step,
             )
         self.reading = reading
-        if not reading.raw_history and reading.current_step is not None:
+        keeps_its_own = any(map(_point, reading.raw_history))  # stops at the first that is one
+        if not keeps_its_own and reading.current_step is not None:
             self._add_seen(reading, reading.current_step)
 
     def _add_seen(self, reading: Reading, step: int) -> None:
@@ -319,8 +323,9 @@ class ProgressReader:
             self._points = thin(self._points, MAX_POINTS)
         if self._seen:
             try:
-                with self._seen.open("a", encoding="utf-8") as file:
-                    file.write(point_as_json(point) + "\n")
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _CAREFULLY
+                with open(os.open(self._seen, flags, 0o666), "wb") as file:  # noqa: PTH123
+                    file.write(point_as_json(point).encode() + b"\n")
             except OSError:
                 self._seen = None  # the folder is gone or full; the points stay in memory
 
@@ -332,9 +337,7 @@ def read_points(path: Path, most: int = MAX_POINTS) -> list[Point]:
     """
     points: list[Point] = []
     try:
-        if path.is_symlink():
-            return []
-        with path.open("rb") as file:
+        with open(os.open(path, os.O_RDONLY | _CAREFULLY), "rb") as file:  # noqa: PTH123
             for line in _lines(file):
                 point = parse_point(line)
                 if point:
@@ -355,10 +358,8 @@ def _signature(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _height(point: Point, missing: float) -> float:
-    value = point.values.get("train_loss")
-    if value is None:
-        value = point.values.get("eval_loss")
+def _height(point: Point, name: str, missing: float) -> float:
+    value = point.values.get(name)
     return missing if value is None else value
 
 
@@ -374,6 +375,8 @@ def _point(entry: Any) -> Point | None:
         if name in _NOT_VALUES:
             continue
         long = LONG_NAMES.get(name, _text(name))
+        if long != name and values.get(long) is not None:
+            continue  # where both names are there the long one counts
         if raw is None or _is_non_finite(raw):
             values.setdefault(long, None)
         elif (value := _figure(raw)) is not None:

@@ -199,14 +199,14 @@ class Service:
         Raises:
             UnknownJobError: there is no such job.
         """
+        self._job(job_id)
         for status in (JobStatus.QUEUED, JobStatus.PAUSED):
             if self._store.change(
                 job_id, status, JobStatus.CANCELLED, "Cancelled before it was started"
             ):
                 return True
         self._store.request(job_id, RequestKind.CANCELLING, "Cancel was asked for")
-        if supervisor := self._pool.supervisor(job_id):
-            supervisor.cancel()
+        self._pool.cancel(job_id)
         return self._job(job_id).status is JobStatus.RUNNING
 
     def extend(self, job_id: int) -> bool:

@@ -149,16 +149,19 @@ class Supervisor:
     def run(self) -> None:
         """Supervise the job to its verdict, or until `detach`."""
         if self._leader is None:
+            if self._cancel.is_set():
+                self._finish(diagnosis.CANCELLED, "cancelled")
+                return
             try:
                 self._launch()
             except CouldNotStartError as error:
                 self._finish(diagnosis.failed(FailureKind.COULD_NOT_START, str(error)), "launch")
                 return
-        while not self._detach.is_set():
-            if self.tick(self._clock()):
-                return
+        while not self._detach.is_set() and not self.tick(self._clock()):
             self._wake.wait(self._settings.poll_seconds)
             self._wake.clear()
+        if self._detach.is_set() and self._leader:
+            self._leader.let_go()
 
     def tick(self, now: float) -> bool:
         """One look at the job; True once it has its verdict."""

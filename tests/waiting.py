@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 
 from backend.models import JobStatus
-from backend.service import JobFilter, Service
+from backend.service import Service
+from backend.views import JobFilter
 
 
 def wait_until(

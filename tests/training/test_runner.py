@@ -1,5 +1,6 @@
 """The runner, with real processes: what a script sees, and what exit.json says of its end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -33,6 +34,7 @@ class Job:
             [sys.executable, runner.__file__, *arguments],
             cwd=cwd,
             env=environment,
+            start_new_session=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -53,29 +55,42 @@ class Job:
         return ending
 
 
+Start = Callable[..., Job]
 Launch = Callable[..., Job]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
     return tmp_path
 
 
 @pytest.fixture
-def launch(folder: Path) -> Iterator[Launch]:
-    """Writes a script, and starts it under the runner."""
+def start(folder: Path) -> Iterator[Start]:
+    """Starts the runner with these arguments."""
     jobs: list[Job] = []
 
-    def start(source: str, *args: str, name: str = "train.py") -> Job:
-        (folder / "run").mkdir(exist_ok=True)
-        (folder / name).write_text(dedent(source), encoding="utf-8")
-        jobs.append(Job(folder / "run", [str(folder / name), *args], folder))
+    def start(*arguments: str, cwd: Path = folder, run_dir: Path = folder / "run") -> Job:
+        jobs.append(Job(run_dir, list(arguments), cwd))
         return jobs[-1]
 
     yield start
     for job in jobs:
-        job.process.kill()
-        job.process.communicate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.process.pid, signal.SIGKILL)
+        if job.process.stdin and not job.process.stdin.closed:
+            job.process.communicate()
+
+
+@pytest.fixture
+def launch(folder: Path, start: Start) -> Launch:
+    """Writes a script, and starts it under the runner."""
+
+    def launch(source: str, *args: str) -> Job:
+        (folder / "train.py").write_text(dedent(source), encoding="utf-8")
+        return start(str(folder / "train.py"), *args)
+
+    return launch
 
 
 def bare(script: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -105,11 +120,13 @@ def test_a_good_end_is_recorded(launch: Launch) -> None:
         "import sys\nsys.exit(3)",
         "import sys\nsys.exit('no data')",
         "import sys\nsys.exit(None)",
-        "import sys\nsys.excepthook = lambda *a: print(a[1], a[2].tb_lineno, a[2].tb_next)\nraise ValueError('x')",
+        "import sys\nsys.excepthook = lambda *a: print(a[1], a[2].tb_lineno, a[2].tb_next)\n"
+        "raise ValueError('x')",
         "import atexit\natexit.register(print, 'bye')\nraise KeyError('k')",
         "import sys\nprint(sys.argv, sys.path[0], __file__, __name__, __spec__, __package__)",
         "import inspect\ndef f(): pass\nprint(inspect.getsource(f), __loader__.get_filename())",
-        "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.2), print(1))).start()",
+        "import threading, time\nlate = lambda: (time.sleep(0.2), print(1))\n"
+        "threading.Thread(target=late).start()",
         "raise KeyboardInterrupt",
     ],
 )
@@ -161,8 +178,8 @@ def test_the_sentence_of_sys_exit_is_the_error(launch: Launch) -> None:
     assert job.ending["exception"]["line"] == "no data"
 
 
-def test_a_missing_script_is_said_in_pythons_words(folder: Path) -> None:
-    job = Job(folder, [str(folder / "none.py")], folder)
+def test_a_missing_script_is_said_in_pythons_words(start: Start, folder: Path) -> None:
+    job = start(str(folder / "none.py"))
     _, err = job.end()
     plain = bare(folder / "none.py")
     assert err.split(": ", 1)[1] == plain.stderr.split(": ", 1)[1]
@@ -170,15 +187,15 @@ def test_a_missing_script_is_said_in_pythons_words(folder: Path) -> None:
     assert job.ending["exception"]["type"] == "FileNotFoundError"
 
 
-def test_a_missing_module_is_said_in_pythons_words(folder: Path) -> None:
-    job = Job(folder, ["-m", "no_such_module"], folder)
+def test_a_missing_module_is_said_in_pythons_words(start: Start) -> None:
+    job = start("-m", "no_such_module")
     _, err = job.end()
     assert err == f"{sys.executable}: No module named no_such_module\n"
     assert job.ending["code"] == 1
     assert "no_such_module" in job.ending["exception"]["line"]
 
 
-def test_a_module_runs_as_with_dash_m(folder: Path) -> None:
+def test_a_module_runs_as_with_dash_m(start: Start, folder: Path) -> None:
     (folder / "pkg").mkdir()
     (folder / "pkg" / "__init__.py").touch()
     (folder / "pkg" / "job.py").write_text(
@@ -188,7 +205,7 @@ def test_a_module_runs_as_with_dash_m(folder: Path) -> None:
         "print(sys.argv, sys.path[0], __file__, __name__, __spec__.name, __package__)\n"
         "raise ValueError('boom')\n"
     )
-    job = Job(folder / "pkg", ["-m", "pkg.job", "x"], folder)
+    job = start("-m", "pkg.job", "x")
     out, err = job.end()
     plain = subprocess.run(
         [sys.executable, "-m", "pkg.job", "x"],
@@ -344,9 +361,11 @@ def test_the_stacks_are_written_while_the_gil_is_held(launch: Launch) -> None:
 
 
 @pytest.mark.parametrize("run_dir", ["gone", "train.py", "/proc/self"])  # root writes anywhere else
-def test_without_a_run_folder_the_script_still_runs_and_ends(folder: Path, run_dir: str) -> None:
+def test_without_a_run_folder_the_script_still_runs_and_ends(
+    start: Start, folder: Path, run_dir: str
+) -> None:
     (folder / "train.py").write_text("print('hello')\nraise ValueError('boom')")
-    job = Job(folder / run_dir, [str(folder / "train.py")], folder)
+    job = start(str(folder / "train.py"), run_dir=folder / run_dir)
     out, err = job.end()
     assert out == "hello\n"
     assert err.endswith("ValueError: boom\n")
@@ -354,7 +373,6 @@ def test_without_a_run_folder_the_script_still_runs_and_ends(folder: Path, run_d
 
 
 def test_the_ending_of_an_earlier_life_is_removed(launch: Launch, folder: Path) -> None:
-    (folder / "run").mkdir()
     (folder / "run" / "exit.json").write_text('{"code": 1}')
     job = launch("print('up')\ninput()")
     assert job.line() == "up"
@@ -364,15 +382,15 @@ def test_the_ending_of_an_earlier_life_is_removed(launch: Launch, folder: Path) 
 
 def test_where_there_is_no_fork_the_end_is_recorded_too(folder: Path) -> None:
     (folder / "train.py").write_text("import sys\nsys.exit(int(sys.argv[1]))")
-    code = (
-        "import os, runpy, sys\n"
-        "del os.fork\n"
-        f"sys.argv = [{runner.__file__!r}, *sys.argv[1:]]\n"
-        f"runpy.run_path({runner.__file__!r}, run_name='__main__')\n"
-    )
-    environment = {**os.environ, "SIGNALBOX_RUN_DIR": str(folder)}
+    (folder / "sitecustomize.py").write_text("import os\ndel os.fork\n")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "SIGNALBOX_RUN_DIR": str(folder / "run"),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder / "train.py"), "4"], env=environment, check=False
-    )
+        [sys.executable, runner.__file__, str(folder / "train.py"), "4"],
+        env=environment, check=False,
+    )  # fmt: skip
     assert done.returncode == 4
-    assert json.loads((folder / "exit.json").read_text())["code"] == 4
+    assert json.loads((folder / "run" / "exit.json").read_text())["code"] == 4

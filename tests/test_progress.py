@@ -1,0 +1,568 @@
+"""progress.json in every state that a stranger's program can leave it in."""
+
+import contextlib
+import json
+import math
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.progress import (
+    MAX_BYTES,
+    MAX_EXTRA,
+    MAX_POINTS,
+    MAX_TEXT,
+    NoNewsError,
+    Point,
+    ProgressReader,
+    Reading,
+    parse,
+    parse_point,
+    point_as_json,
+    read_points,
+    thin,
+)
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.just(10**400)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(
+    [*Reading.__dataclass_fields__, "step", "global_step", "max_steps", "epoch", "loss", "val_loss",
+     "lr", "metrics_history", "timestamp"]
+)  # fmt: skip
+DOCUMENTS = st.dictionaries(NAMES | st.text(), VALUES, max_size=8)
+POINTS = st.builds(
+    Point,
+    step=st.integers(0, 10**6),
+    values=st.dictionaries(
+        st.sampled_from(["train_loss", "eval_loss", "accuracy"]),
+        st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        max_size=3,
+    ),
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "progress.json"
+
+
+def _publish(path: Path, content: bytes | str | dict[str, Any]) -> None:
+    if isinstance(content, dict):
+        content = json.dumps(content)
+    beside = path.with_suffix(".tmp")
+    beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    beside.replace(path)
+
+
+def _read(content: dict[str, Any] | str) -> Reading:
+    return parse((content if isinstance(content, str) else json.dumps(content)).encode())
+
+
+# Any content
+
+
+def _is_sound(reading: Reading) -> None:
+    """It can go to a page, into JSON and into the database."""
+    summary = json.dumps(reading.summary(), allow_nan=False)
+    sqlite3.connect(":memory:").execute("select ?", (summary,)).connection.close()
+    for text in (reading.status, reading.phase, reading.updated_at, *reading.extra):
+        assert text is None or ("\0" not in text and len(text.encode("utf-8")) >= len(text))
+    for count in (reading.current_step, reading.total_steps, reading.best_step):
+        assert count is None or (isinstance(count, int) and 0 <= count < 2**63)
+    for point in reading.history:
+        json.loads(point_as_json(point))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_reading_or_no_news(content: bytes) -> None:
+    with contextlib.suppress(NoNewsError):
+        _is_sound(parse(content))
+
+
+@given(VALUES | DOCUMENTS)
+def test_any_json_is_a_reading_or_no_news(document: Any) -> None:
+    content = json.dumps(document).encode()
+    if isinstance(document, dict):
+        _is_sound(parse(content))
+    else:
+        with pytest.raises(NoNewsError, match="an object is expected"):
+            parse(content)
+
+
+@given(st.lists(DOCUMENTS | VALUES, max_size=4))
+def test_any_history_is_read_as_far_as_it_makes_sense(history: list[Any]) -> None:
+    _is_sound(_read({"metrics_history": history}))
+
+
+@given(st.binary(max_size=100) | st.text().map(str.encode))
+def test_any_line_is_a_point_or_none(line: bytes) -> None:
+    point = parse_point(line)
+    assert point is None or point.step >= 0
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ('{"step": 5, "lo', "is not valid JSON"),
+        ("[1]", "holds a list"),
+        ('"five"', "holds a text"),
+        ("5", "holds a number"),
+        ("NaN", "holds a number"),
+        ("true", "holds a truth value"),
+        ("null", "holds nothing"),
+        ("[" * 100_000, "is not valid JSON"),
+        ('{"step": ' + "9" * 10_000 + "}", "is not valid JSON"),
+        ("{'step': 5}", "is not valid JSON"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_short_sentence(content: str, words: str) -> None:
+    with pytest.raises(NoNewsError, match=words) as caught:
+        parse(content.encode())
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).endswith(".")
+
+
+def test_numbers_that_are_none_are_left_out() -> None:
+    reading = _read(
+        '{"step": 5, "loss": NaN, "eval_loss": 1e999, "lr": -Infinity, "grad_norm": "0.1",'
+        ' "total_steps": -3, "best_step": 2.5, "epoch": true, "custom": NaN, "name": "x"}'
+    )
+    assert reading.current_step == 5
+    assert (reading.train_loss, reading.eval_loss, reading.learning_rate) == (None, None, None)
+    assert (reading.grad_norm, reading.total_steps, reading.best_step) == (None, None, None)
+    assert reading.current_epoch is None
+    assert reading.extra == {}
+
+
+def test_a_float_without_fraction_is_a_step() -> None:
+    assert _read({"step": 5.0}).current_step == 5
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("step", "current_step"),
+        ("global_step", "current_step"),
+        ("max_steps", "total_steps"),
+        ("epoch", "current_epoch"),
+        ("loss", "train_loss"),
+        ("val_loss", "eval_loss"),
+        ("lr", "learning_rate"),
+    ],
+)
+def test_short_names_are_read_as_their_long_ones(short: str, long: str) -> None:
+    assert getattr(_read({short: 3}), long) == 3
+    assert getattr(_read({short: 3, long: 4}), long) == 4, "the long one counts"
+    assert getattr(_read({short: 3, long: None}), long) == 3
+    assert _read({short: 3}).extra == {}
+
+
+def test_short_names_are_read_in_the_history_too() -> None:
+    reading = _read(
+        {
+            "metrics_history": [
+                {"global_step": 1, "loss": 0.5, "val_loss": 0.6, "lr": 0.1},
+                {"step": 2, "train_loss": 0.4, "loss": 9},
+                {"step": 3, "loss": 9, "train_loss": 0.3},
+            ]
+        }
+    )
+    first, second, third = reading.history
+    assert first == Point(1, values={"train_loss": 0.5, "eval_loss": 0.6, "learning_rate": 0.1})
+    assert second.values == {"train_loss": 0.4}, "the long one counts"
+    assert third.values == {"train_loss": 0.3}, "the long one counts"
+
+
+def test_other_numbers_are_kept_but_not_without_bound() -> None:
+    extra = _read({f"metric {n}": n for n in range(10 * MAX_EXTRA)}).extra
+    assert len(extra) == MAX_EXTRA
+    assert extra["metric 7"] == 7
+
+
+def test_a_time_is_no_figure() -> None:
+    assert _read({"step": 1, "loss": 1, "timestamp": 1.7e9}).extra == {}
+
+
+def test_surrogates_nul_and_long_texts_are_made_safe() -> None:
+    reading = _read(
+        '{"phase": "a\\u0000b\\ud800c", "status": "' + "x" * 1000 + '", "n\\u0000\\udfff": 1}'
+    )
+    _is_sound(reading)
+    assert reading.phase == "a\ufffdb?c"
+    assert reading.status == "x" * MAX_TEXT
+    assert list(reading.extra.values()) == [1]
+
+
+def test_the_history_is_bounded_and_its_newest_points_stay() -> None:
+    history = _read({"metrics_history": [{"step": n} for n in range(3 * MAX_POINTS)]}).history
+    assert len(history) == MAX_POINTS
+    assert history[-1].step == 3 * MAX_POINTS - 1
+
+
+def test_a_point_that_stopped_being_a_number_is_a_gap() -> None:
+    assert parse_point(b'{"step": 1, "loss": NaN}') == Point(1, values={"train_loss": None})
+    assert parse_point(b'{"step": 1, "loss": null}') == Point(1, values={"train_loss": None})
+
+
+@given(POINTS)
+def test_a_point_survives_being_written(point: Point) -> None:
+    assert parse_point(point_as_json(point)) == point
+
+
+@given(DOCUMENTS)
+def test_a_summary_is_the_reading_without_its_history(document: dict[str, Any]) -> None:
+    reading = _read(document)
+    restored = Reading.from_summary(json.loads(json.dumps(reading.summary())))
+    assert restored == replace(reading, raw_history=())
+
+
+def test_a_summary_of_a_later_release_can_be_read() -> None:
+    assert Reading.from_summary({"current_step": 5, "colour": "red"}) == Reading(current_step=5)
+
+
+# Thinning
+
+
+@given(st.lists(POINTS, max_size=120), st.integers(4, 60))
+def test_thinning_keeps_bound_order_extremes_and_the_newest(points: list[Point], most: int) -> None:
+    points = [replace(point, step=n) for n, point in enumerate(points)]
+    kept = thin(points, most)
+    assert len(kept) <= most
+    assert kept == sorted(kept, key=lambda p: p.step)
+    assert {p.step for p in kept} <= {p.step for p in points}
+    assert kept[-1:] == points[-1:]
+    for name, extremes in (("train_loss", (min, max)), ("eval_loss", (min,))):
+        heights = [v for p in points if (v := p.values.get(name)) is not None]
+        left = [v for p in kept if (v := p.values.get(name)) is not None]
+        for extreme in extremes:
+            assert not heights or extreme(left) == extreme(heights)
+
+
+def test_a_spike_and_the_best_held_out_loss_are_not_thinned_away() -> None:
+    points = [
+        Point(n, values={"train_loss": 1.0} if n % 2 else {"eval_loss": 5.0}) for n in range(50_000)
+    ]
+    points[20_001] = Point(20_001, values={"train_loss": 99.0})
+    points[30_000] = Point(30_000, values={"eval_loss": 4.0})
+    steps = {p.step for p in thin(points)}
+    assert {20_001, 30_000, 49_999} <= steps
+
+
+def test_few_points_stay_as_they_are() -> None:
+    points = [Point(n) for n in range(10)]
+    assert thin(points, 10) == points
+
+
+# The reader
+
+
+def test_no_file_is_no_news_and_no_problem(path: Path) -> None:
+    reader = ProgressReader(path)
+    assert not reader.look()
+    assert (reader.reading, reader.problem) == (None, None)
+
+
+def test_a_change_of_content_is_progress(path: Path) -> None:
+    reader = ProgressReader(path)
+    _publish(path, {"step": 1})
+    assert reader.look()
+    assert not reader.look()
+    _publish(path, {"step": 2})
+    assert reader.look()
+    assert reader.reading == Reading(current_step=2)
+
+
+def test_a_touch_without_a_change_is_no_progress(path: Path) -> None:
+    reader = ProgressReader(path)
+    _publish(path, {"step": 1})
+    assert reader.look()
+    _publish(path, {"step": 1})
+    assert not reader.look()
+    os.utime(path, (1, 1))
+    assert not reader.look()
+    assert not reader.look(closely=True)
+
+
+def test_a_close_look_sees_a_change_that_size_and_time_hide(path: Path) -> None:
+    reader = ProgressReader(path)
+    _publish(path, {"step": 1})
+    assert reader.look()
+    reader._signature = _signature_after_change(path)
+    assert not reader.look()
+    assert reader.look(closely=True)
+    assert reader.reading == Reading(current_step=2)
+
+
+def _signature_after_change(path: Path) -> tuple[int, ...]:
+    """Change the file, and return what a coarse clock would have left of it."""
+    path.write_text('{"step": 2}', encoding="utf-8")
+    status = path.stat()
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _link(path: Path) -> None:
+    target = path.with_name("elsewhere.json")
+    target.write_text('{"step": 99}', encoding="utf-8")
+    path.symlink_to(target)
+
+
+def _dangling_link(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere"))
+
+
+def _two_hundred_megabytes(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(200 * 10**6)
+
+
+def _a_little_too_large(path: Path) -> None:
+    path.write_bytes(b'{"step": 99}' + b" " * MAX_BYTES)
+
+
+def _half_written(path: Path) -> None:
+    path.write_bytes(b'{"step": 99, "lo')
+
+
+def _not_utf8(path: Path) -> None:
+    path.write_bytes(b'{"phase": "\xff\xfe\xfa"}')
+
+
+def _device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _empty(path: Path) -> None:
+    path.touch()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _folder,
+        _link,
+        _dangling_link,
+        _two_hundred_megabytes,
+        _a_little_too_large,
+        _half_written,
+        _not_utf8,
+        _device,
+        _empty,
+        pytest.param(os.mkfifo, id="_fifo"),
+    ],
+)
+def test_a_spoilt_file_is_no_news_and_the_last_good_reading_stays(
+    path: Path, spoil: Callable[[Path], None]
+) -> None:
+    reader = ProgressReader(path)
+    _publish(path, {"step": 7})
+    assert reader.look()
+    path.unlink()
+    spoil(path)
+    for closely in (False, False, True):
+        assert not _in_time(lambda closely=closely: reader.look(closely=closely))
+        assert reader.problem
+        assert reader.problem.startswith("progress.json ")
+        assert reader.reading == Reading(current_step=7)
+    path.rmdir() if path.is_dir() else path.unlink()
+    _publish(path, {"step": 8})
+    assert reader.look()
+    assert reader.problem is None
+
+
+def _in_time(ask: Callable[[], bool]) -> bool:
+    """The answer, or a failed test where it blocks."""
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert answers, "It blocks."
+    return answers[0]
+
+
+def test_a_file_that_becomes_good_again_unchanged_is_no_problem_and_no_progress(
+    path: Path,
+) -> None:
+    reader = ProgressReader(path)
+    _publish(path, {"step": 7})
+    reader.look()
+    _publish(path, "")
+    reader.look()
+    assert reader.problem
+    _publish(path, {"step": 7})
+    assert not reader.look()
+    assert reader.problem is None
+
+
+@given(contents=st.lists(st.binary(max_size=40) | DOCUMENTS.map(json.dumps), max_size=5))
+def test_looking_never_raises(
+    tmp_path_factory: pytest.TempPathFactory, contents: list[bytes | str]
+) -> None:
+    path = tmp_path_factory.mktemp("run") / "progress.json"
+    reader = ProgressReader(path, path.with_name("seen.jsonl"))
+    for content in contents:
+        _publish(path, content)
+        reader.look()
+        assert all(isinstance(point, Point) for point in reader.points)
+
+
+def test_a_reader_never_sees_half_of_what_is_published(path: Path) -> None:
+    """The writer and the reader race; each document says twice what it is."""
+    finished = threading.Event()
+
+    def write() -> None:
+        for n in range(2000):
+            _publish(path, {"step": n, "best_step": n, "phase": "x" * (n % 100)})
+        finished.set()
+
+    reader = ProgressReader(path)
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not finished.is_set():
+        if reader.look():
+            assert reader.reading
+            assert reader.reading.current_step == reader.reading.best_step
+        assert reader.problem is None
+    thread.join()
+    reader.look()
+    assert reader.reading
+    assert reader.reading.current_step == 1999
+
+
+# What stopped being a number
+
+
+def test_a_loss_that_stopped_being_a_number_is_remembered(path: Path) -> None:
+    reader = ProgressReader(path)
+    _publish(path, '{"step": 812, "loss": NaN}')
+    reader.look()
+    _publish(path, {"step": 813, "loss": 0.5})
+    reader.look()
+    assert reader.reading
+    assert reader.reading.non_finite_count == 1
+    assert reader.reading.first_non_finite_step == 812
+
+
+def test_the_jobs_own_count_goes_first() -> None:
+    reading = _read('{"step": 9, "loss": null, "non_finite_count": 4, "first_non_finite_step": 2}')
+    assert (reading.non_finite_count, reading.first_non_finite_step) == (4, 2)
+
+
+def test_a_null_that_nobody_counted_is_only_missing() -> None:
+    assert _read({"step": 9, "loss": None}).non_finite_count == 0
+
+
+# Points that the server keeps
+
+
+def test_a_job_without_a_history_gets_its_curve(path: Path) -> None:
+    reader = ProgressReader(path, path.with_name("seen.jsonl"))
+    for step in range(3):
+        _publish(path, {"step": step, "loss": 1 / (step + 1), "accuracy": step})
+        reader.look()
+    assert [p.step for p in reader.points] == [0, 1, 2]
+    assert reader.points[2].values == {"train_loss": 1 / 3, "accuracy": 2}
+
+
+def test_the_points_seen_survive_the_server(path: Path) -> None:
+    seen = path.with_name("seen.jsonl")
+    first = ProgressReader(path, seen)
+    for step in (1, 2):
+        _publish(path, {"step": step, "loss": step, "epoch": 0.5, "updated_at": "then"})
+        first.look()
+    second = ProgressReader(path, seen)
+    assert second.look(), "to a new server it is news"
+    assert second.points == first.points, "but no new point"
+    _publish(path, {"step": 3, "loss": 3})
+    second.look()
+    assert [p.step for p in read_points(seen)] == [1, 2, 3]
+
+
+def test_a_step_said_twice_is_one_point(path: Path) -> None:
+    reader = ProgressReader(path, path.with_name("seen.jsonl"))
+    for elapsed in (1, 2, 3):
+        _publish(path, {"step": 5, "loss": 0.5, "elapsed_seconds": elapsed})
+        assert reader.look(), "a sign of life all the same"
+    assert len(reader.points) == 1
+
+
+def test_the_jobs_own_history_goes_before_the_points_seen(path: Path) -> None:
+    reader = ProgressReader(path, path.with_name("seen.jsonl"))
+    _publish(path, {"step": 1, "loss": 1})
+    reader.look()
+    _publish(path, {"step": 2, "metrics_history": [{"step": 2, "loss": 2}]})
+    reader.look()
+    assert [p.step for p in reader.points] == [2]
+
+
+def test_a_history_without_a_point_counts_as_none(path: Path) -> None:
+    reader = ProgressReader(path)
+    for step in (1, 2):
+        _publish(path, {"step": step, "loss": 1, "metrics_history": ["nonsense", {"loss": 3}]})
+        reader.look()
+    assert [p.step for p in reader.points] == [1, 2]
+
+
+def test_the_points_seen_are_bounded(path: Path) -> None:
+    reader = ProgressReader(path)
+    for step in range(2 * MAX_POINTS + 10):
+        reader._add_seen(Reading(train_loss=math.sin(step)), step)
+    assert len(reader.points) <= MAX_POINTS
+    assert reader.points[-1].step == 2 * MAX_POINTS + 9
+
+
+@pytest.mark.parametrize("spoil", [_folder, os.mkfifo, _link])
+def test_a_spoilt_file_of_points_stops_nothing(path: Path, spoil: Callable[[Path], None]) -> None:
+    seen = path.with_name("seen.jsonl")
+    spoil(seen)
+    readers: list[ProgressReader] = []
+    _publish(path, {"step": 1, "loss": 1})
+
+    def follow() -> bool:
+        readers.append(ProgressReader(path, seen))
+        return readers[0].look()
+
+    assert _in_time(follow)
+    assert [p.step for p in readers[0].points] == [1]
+    assert not seen.is_symlink() or seen.read_text() == '{"step": 99}', "no link is followed"
+
+
+def test_points_are_read_past_lines_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\xff\xfe\nnull\n\n[1]\n{"step": 2}\n{"step": 3, "lo')
+    assert [p.step for p in read_points(path)] == [1, 2]
+
+
+def test_a_long_file_of_points_is_thinned_as_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with path.open("w") as file:
+        file.writelines(
+            f'{{"step": {n}, "loss": {99 if n == 5000 else 1}}}\n' for n in range(40_000)
+        )
+    points = read_points(path, 100)
+    assert len(points) <= 100
+    assert points[-1].step == 39_999
+    assert 5000 in [p.step for p in points]
+
+
+def test_no_file_of_points_is_no_points(tmp_path: Path) -> None:
+    assert read_points(tmp_path / "metrics.jsonl") == []
