@@ -2,6 +2,7 @@
 
 import json
 import signal
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,11 @@ ADVICE: Final[Mapping[FailureKind, str]] = {
 }
 
 _GPU_MEMORY_TYPES: Final = ("torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")
-_GPU_MEMORY_WORDS: Final = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_GPU_MEMORY_WORDS: Final = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 _MAX_MESSAGE: Final = 2000
 
 
@@ -50,7 +55,6 @@ class Verdict:
     """UTC ISO 8601, as the runner wrote it; None where only the present instant is known."""
 
 
-COMPLETED: Final = Verdict(JobStatus.COMPLETED)
 CANCELLED: Final = Verdict(JobStatus.CANCELLED)
 
 
@@ -72,7 +76,8 @@ class ExitRecord:
 def read_exit(path: Path) -> ExitRecord | None:
     """Read exit.json; None where the runner did not come to write it, or it makes no sense."""
     try:
-        if path.is_symlink() or path.stat().st_size > 2**20:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > 2**20:
             return None
         document = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -98,23 +103,20 @@ def verdict_of(record: ExitRecord | None, exit_code: int | None) -> Verdict:
         record: what its runner wrote, if it came to write.
         exit_code: of the leader, minus the signal's number; None where nobody was told.
     """
-    if record is None and exit_code is None:
-        return failed(FailureKind.LOST, "The process is gone and left no word of how it ended.")
-    if exit_code is not None and exit_code < 0 and (record is None or record.signal is None):
-        return _killed(-exit_code, record.finished_at if record else None)
-    if record is None:
-        if exit_code == 0:
-            # The runner always writes; only a full disk or a deleted folder keeps it from that.
-            return COMPLETED
-        return failed(FailureKind.CRASHED, f"The process exited with code {exit_code}.")
-    when = record.finished_at
-    if record.signal is not None:
+    when = record.finished_at if record else None
+    if record is not None and record.signal is not None:
         return _killed(record.signal, when)
-    if record.code == 0:
+    if exit_code is not None and exit_code < 0:
+        return _killed(-exit_code, when)
+    # The runner always writes; only a full disk or a deleted folder keeps it from that.
+    code = exit_code if record is None or record.code is None else record.code
+    if code is None:
+        return failed(FailureKind.LOST, "The process is gone and left no word of how it ended.")
+    if code == 0:
         return Verdict(JobStatus.COMPLETED, finished_at=when)
-    if record.exception_line is not None:
+    if record is not None and record.exception_line is not None:
         return failed(_kind_of(record), record.exception_line, when)
-    return failed(FailureKind.CRASHED, f"The process exited with code {record.code}.", when)
+    return failed(FailureKind.CRASHED, f"The process exited with code {code}.", when)
 
 
 def signal_name(number: int) -> str:
@@ -133,7 +135,8 @@ def _kind_of(record: ExitRecord) -> FailureKind:
     line = record.exception_line or ""
     if record.exception_type in _GPU_MEMORY_TYPES or any(w in line for w in _GPU_MEMORY_WORDS):
         return FailureKind.GPU_OUT_OF_MEMORY
-    if record.exception_type == "MemoryError" or "can't allocate memory" in line:
+    # numpy's is numpy._core._exceptions._ArrayMemoryError.
+    if (record.exception_type or "").endswith("MemoryError") or "can't allocate memory" in line:
         return FailureKind.HOST_OUT_OF_MEMORY
     return FailureKind.CRASHED
 

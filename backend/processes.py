@@ -256,19 +256,28 @@ def end_tree(
         if not leader_alive or waited >= grace_seconds / 2:
             left = leader.leftovers()
             if not left and not leader_alive:
-                return Ended((), len(killed))
+                # Whoever was born, of a parent that died, while the table was read is not in it.
+                left = leader.leftovers()
+                if not left:
+                    return Ended((), len(killed))
             if waited >= grace_seconds + patience_seconds:
                 return Ended(tuple(left), len(killed))
             for row in left:
                 if waited >= grace_seconds:
                     if send_signal(row.id, _KILL):
                         killed.add(row.id)
-                elif row.id not in asked:
+                elif row.id not in asked and not _was_passed_on(row, leader):
                     send_signal(row.id, signal.SIGTERM)
                     asked.add(row.id)
         if give_up.wait(interval):
             return None
         interval = min(interval * 1.5, 0.05)
+
+
+def _was_passed_on(row: ProcessRow, leader: Leader) -> bool:
+    """The runner passes what it is asked on to its only child, the script; many a training takes
+    a second SIGTERM for impatience and stops saving. A stopped one has not heard the first."""
+    return row.parent == leader.id.pid and row.state != "T"
 
 
 def send_signal(target: ProcessId, number: int) -> bool:

@@ -7,12 +7,13 @@ import streamlit as st
 
 from backend import runtime
 from backend.models import FailureKind, JobStatus
-from backend.service import FailureView
+from backend.views import FailureView
 from pages.parts import bars, cards, formats
 from pages.parts.live import watch
 
 DAYS = 14
 MORE = 20
+KINDS = {word: kind for kind, word in formats.KIND_WORDS.items()}
 COLORS = {
     FailureKind.TIMEOUT: "#e0a021",
     FailureKind.CRASHED: "#d9652b",
@@ -99,14 +100,13 @@ if not runtime.service().counts()[JobStatus.FAILED]:
 figures()
 chosen = st.pills(
     "Kind",
-    list(FailureKind),
-    format_func=lambda kind: formats.KIND_WORDS[FailureKind(kind)],
+    list(KINDS),
     key="kind",
     bind="query-params",
     label_visibility="collapsed",
 )
 shown = st.session_state.get("failures-shown", MORE)
-found = runtime.service().failures(chosen, limit=shown + 1)
+found = runtime.service().failures(KINDS[chosen] if chosen else None, limit=shown + 1)
 if not found:
     st.info("No failure of this kind.", icon=":material/search_off:")
 for failure in found[:shown]:

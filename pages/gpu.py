@@ -4,7 +4,7 @@ import streamlit as st
 
 from backend import runtime
 from backend.models import Cleanup
-from backend.service import DeviceView
+from backend.views import DeviceView
 from pages.parts import bars, cards, formats
 from pages.parts.live import watch
 

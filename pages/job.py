@@ -1,15 +1,19 @@
 """One job: its state, its curve, its log, and all that is known of it. `/job?id=12`"""
 
+from typing import Literal
+
 import streamlit as st
 
 from backend import runtime
 from backend.models import JobStatus
-from backend.service import JobView, UnknownJobError
+from backend.service import UnknownJobError
+from backend.views import JobView
 from pages.parts import cards, details, formats
 from pages.parts.chart import live_chart
 from pages.parts.live import live
 
 LOG_LINES = 200
+SHORT_LOG = 12
 
 
 def asked_for() -> JobView | None:
@@ -69,18 +73,18 @@ def header(job: JobView) -> None:
         cards.show_lamp(cards.lamp_of(job))
         st.caption(" · ".join(life(job)), width="content")
         st.space("stretch")
+        if cards.stalled(job):
+            cards.extend_button(job)
         if not job.status.ended:
-            if cards.stalled(job):
-                cards.extend_button(job)
             cards.cancel_button(job, "job")
-        else:
-            cards.retry_button(job.job_id, "job")
         st.page_link(
             "submit.py",
             label="Submit like this",
             icon=":material/content_copy:",
             query_params={"like": str(job.job_id)},
         )
+        if job.status.ended:  # not where Cancel was: a second click there must do nothing
+            cards.retry_button(job.job_id, "job")
 
 
 def life(job: JobView) -> list[str]:
@@ -113,7 +117,10 @@ def notes(job: JobView) -> None:
 
 def log(job: JobView) -> None:
     tail = runtime.service().log_tail(job.job_id, LOG_LINES)
-    with st.container(height=300, border=False, autoscroll=True, key=f"log-{job.job_id}"):
+    # While it grows the box keeps its height, so that nothing below it moves.
+    long = not job.status.ended or tail.count("\n") > SHORT_LOG
+    height: Literal["content"] | int = 300 if long else "content"
+    with st.container(height=height, border=False, autoscroll=True, key=f"log-{job.job_id}"):
         st.code(tail or "Nothing has been written yet.", language=None, wrap_lines=True)
     st.download_button(
         "Download log",

@@ -6,7 +6,7 @@ import streamlit as st
 
 from backend import runtime
 from backend.models import JobStatus
-from backend.service import JobFilter
+from backend.views import JobFilter
 from pages.parts import cards, formats
 from pages.parts.live import live
 
@@ -50,7 +50,6 @@ def chosen() -> JobFilter:
         "State",
         [status.value for status in JobStatus],
         selection_mode="multi",
-        format_func=lambda value: f"{cards.LAMPS[JobStatus(value)].icon} {value}",
         key="state",
         bind="query-params",
         label_visibility="collapsed",

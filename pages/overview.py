@@ -7,7 +7,8 @@ import streamlit as st
 from backend import runtime
 from backend.models import JobStatus
 from backend.recipes import RECIPES
-from backend.service import JobFilter, JobView, Submission
+from backend.submission import Submission
+from backend.views import JobFilter, JobView
 from pages.parts import bars, cards, formats
 from pages.parts.live import go_to_job, live
 
@@ -22,7 +23,7 @@ def overview() -> bool:
     if not any(counts.values()):
         first_visit()
         return False
-    with st.grid(5, min_column_width=100):
+    with st.grid(5, min_column_width=112):
         for status in (
             JobStatus.RUNNING,
             JobStatus.QUEUED,

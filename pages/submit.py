@@ -4,7 +4,8 @@ import streamlit as st
 
 from backend import runtime
 from backend.recipes import RECIPES
-from backend.service import Submission, UnknownJobError
+from backend.service import UnknownJobError
+from backend.submission import Submission
 from pages.parts import formats
 from pages.parts.form import Form
 

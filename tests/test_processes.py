@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -413,7 +413,7 @@ def test_a_worker_that_the_leader_waits_for_is_asked_at_half_of_the_grace(start:
 
 
 class FakeTree:
-    """A leader and one worker in whom no time passes but what is waited for."""
+    """A leader, its script and one worker, for whom only that time passes which is waited."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, leader_dies_at: float) -> None:
         self.now = 0.0
@@ -422,7 +422,8 @@ class FakeTree:
         self.id = ProcessId(1001, "boot:1")
         self.rows = [
             ProcessRow(self.id, 1, "S", 0),
-            ProcessRow(ProcessId(1002, "boot:2"), 1001, "S", 0),
+            ProcessRow(ProcessId(1002, "boot:2"), 1001, "S", 0),  # the script: it was told
+            ProcessRow(ProcessId(1003, "boot:3"), 1002, "S", 0),
         ]
         monkeypatch.setattr(processes, "send_signal", self._send)
 
@@ -445,6 +446,9 @@ class FakeTree:
     def tree(self, afresh: bool) -> list[ProcessRow]:
         return self.leftovers()
 
+    def let_go(self) -> None:
+        pass
+
     def end(self, grace_seconds: float, give_up: threading.Event = NEVER) -> Ended | None:
         tree = self
 
@@ -462,19 +466,24 @@ def test_who_is_asked_when_if_nobody_obeys(monkeypatch: pytest.MonkeyPatch) -> N
     ended = tree.end(grace_seconds=20)
     assert list(dict.fromkeys(tree.sent))[:4] == [
         (0, 1001, signal.SIGTERM),
-        (10, 1002, signal.SIGTERM),
+        (10, 1003, signal.SIGTERM),
         (20, 1001, signal.SIGKILL),
         (20, 1002, signal.SIGKILL),
     ]
-    assert ended == Ended(tuple(tree.rows), 2), "what survives even that is named"
+    assert ended == Ended(tuple(tree.rows), 3), "what survives even that is named"
     assert tree.now >= 30
     assert [s for s in tree.sent if s[2] == signal.SIGTERM] == tree.sent[:2], "asked once"
 
 
 def test_the_rest_is_asked_as_soon_as_the_leader_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = FakeTree(monkeypatch, leader_dies_at=3)
+    tree.rows[1] = replace(tree.rows[1], parent=1)  # to whom orphans go
     tree.end(grace_seconds=20)
-    assert tree.sent[:2] == [(0, 1001, signal.SIGTERM), (3, 1002, signal.SIGTERM)]
+    assert tree.sent[:3] == [
+        (0, 1001, signal.SIGTERM),
+        (3, 1002, signal.SIGTERM),
+        (3, 1003, signal.SIGTERM),
+    ]
 
 
 def test_an_end_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

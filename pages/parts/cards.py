@@ -1,5 +1,6 @@
 """What several pages show of a job: lamp, track, row, and the buttons that act on it."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
@@ -8,7 +9,9 @@ import streamlit as st
 
 from backend import runtime
 from backend.models import FailureKind, JobStatus, RequestKind
-from backend.service import InvalidSubmissionError, JobView, UnknownJobError
+from backend.service import UnknownJobError
+from backend.submission import InvalidSubmissionError
+from backend.views import JobView
 from pages.parts import formats
 from pages.parts.live import go_to_job
 
@@ -73,24 +76,26 @@ def job_link(job: JobView, width: Literal["stretch", "content"] = "content") -> 
 def standing(job: JobView) -> str:
     """Where a training stands: epoch, step, rate and time left, as far as they are known."""
     parts = []
-    if job.current_epoch is not None:
+    if job.current_epoch or job.total_epochs:  # not in the first of nobody knows how many
         of = f" of {job.total_epochs:,}" if job.total_epochs else ""
-        parts.append(f"epoch {job.current_epoch:,}{of}")
+        parts.append(f"epoch {job.current_epoch or 0:,}{of}")
     if job.current_step is not None:
         of = f" of {job.total_steps:,}" if job.total_steps else ""
         parts.append(f"step {job.current_step:,}{of}")
+    if stalled(job):
+        return _sentence(parts or ["no progress reported yet"])  # rate and time left are past
     if job.samples_per_second:
         parts.append(f"{formats.figure(job.samples_per_second, 3)} samples/s")
     elif job.steps_per_second:
         parts.append(f"{formats.figure(job.steps_per_second, 3)} steps/s")
-    if job.remaining_seconds is not None and not job.status.ended and not stalled(job):
+    if job.remaining_seconds is not None and not job.status.ended:
         parts.append(f"{formats.duration(job.remaining_seconds)} left")
+    return _sentence(parts) or f"No progress reported{'' if job.status.ended else ' yet'}"
+
+
+def _sentence(parts: Sequence[str]) -> str:
     text = " · ".join(parts)
-    return (
-        text[:1].upper() + text[1:]
-        if text
-        else f"No progress reported{'' if job.status.ended else ' yet'}"
-    )
+    return text[:1].upper() + text[1:]
 
 
 def track(job: JobView) -> None:
@@ -101,10 +106,9 @@ def track(job: JobView) -> None:
 
 
 def stalled(job: JobView) -> bool:
-    """Whether a running job has been silent for half of its timeout."""
-    silent = job.seconds_since_progress
+    """Whether a running job has used up half of its timeout without a sign of life."""
     running = job.status == JobStatus.RUNNING and not job.requested
-    return running and silent is not None and silent >= job.timeout_seconds / 2
+    return running and job.seconds_left is not None and job.seconds_left <= job.timeout_seconds / 2
 
 
 def stall_notice(job: JobView) -> None:
@@ -214,7 +218,7 @@ def _retry(job_id: int) -> None:
 def extend_button(job: JobView) -> None:
     """Grant a silent job another full timeout."""
     st.button(
-        f"Give it {formats.span(job.timeout_seconds, 'more ')}",
+        f"Give it {formats.more(job.timeout_seconds)}",
         key=f"extend-{job.job_id}",
         icon=":material/more_time:",
         on_click=_extend,

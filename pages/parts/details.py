@@ -5,9 +5,9 @@ from typing import Any
 
 import streamlit as st
 
-from backend import runtime
+from backend import runtime, stall
 from backend.models import FailureKind
-from backend.service import JobView
+from backend.views import JobView
 from pages.parts import cards, formats
 
 
@@ -35,7 +35,7 @@ def figures(job: JobView) -> None:
         rows["Memory now"] = formats.size(job.memory_bytes)
         rows["Memory peak"] = formats.size(job.peak_memory_bytes)
     rows |= {name.replace("_", " "): formats.figure(value) for name, value in job.extra.items()}
-    rows["Timeout"] = f"{formats.span(job.timeout_seconds)} without progress"
+    rows["Timeout"] = f"{stall.duration(job.timeout_seconds)} without progress"
     st.subheader("Figures", anchor=False)
     pairs(rows)
 
@@ -66,7 +66,8 @@ def memory(job: JobView) -> None:
         return
     st.subheader("Memory", anchor=False)
     for cleanup in cleanups:
-        st.caption(formats.escape(f"{cleanup.device} · {cleanup.reason} · {cleanup.source}"))
+        named = "Host memory" if cleanup.device == "host" else cleanup.device
+        st.caption(formats.escape(f"{named}, {cleanup.reason}"))
         rows = {
             "Baseline": formats.size(cleanup.baseline_bytes),
             "Before the end": formats.size(cleanup.before_bytes),
@@ -111,8 +112,9 @@ def failure(job: JobView) -> None:
         st.error(formats.escape(job.error or "It failed.", 2000))
         return
     with st.container(border=True, key=f"failure-{job.job_id}", gap="small"):
-        lamp = cards.kind_lamp(failed.kind)
-        st.badge(formats.KIND_WORDS[failed.kind], icon=lamp.icon, color=lamp.color)
+        if failed.kind != FailureKind.TIMEOUT:  # which the lamp above says
+            lamp = cards.kind_lamp(failed.kind)
+            st.badge(formats.KIND_WORDS[failed.kind], icon=lamp.icon, color=lamp.color)
         st.code(failed.message or formats.NOTHING, language=None, wrap_lines=True)
         if failed.kind == FailureKind.TIMEOUT and failed.seconds_without_progress is not None:
             silent = formats.duration(failed.seconds_without_progress)

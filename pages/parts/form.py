@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from backend import runtime
 from backend.recipes import Recipe
-from backend.service import InvalidSubmissionError, Problem, Submission
+from backend.submission import InvalidSubmissionError, Problem, Submission
 from pages.parts import formats
 from pages.parts.live import go_to_job
 
@@ -45,7 +45,8 @@ class Form:
         with st.form(f"form-{self.key}", enter_to_submit=False):
             for name in self.fields:
                 if name in WIDE:
-                    self._field(name)
+                    with st.container(gap="xxsmall"):
+                        self._field(name)
             with st.grid(3, min_column_width=230):
                 for name in self.fields:
                     if name not in WIDE:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from backend import stall
 from backend.models import FailureKind
 
 NOTHING: Final = "–"
@@ -125,7 +126,7 @@ def escape(text: Any, most: int = 120) -> str:
     return escaped
 
 
-def span(seconds: float, more: str = "") -> str:
-    """A timeout as people say it: `10 minutes`, `1 more minute`, `6 seconds`."""
-    number, noun = (seconds / 60, "minute") if seconds >= 60 else (seconds, "second")
-    return f"{number:g} {more}{noun}{'' if number == 1 else 's'}"
+def more(seconds: float) -> str:
+    """A timeout as an extension: `10 more minutes`, `1 more minute`, `6 more seconds`."""
+    number, unit = stall.duration(seconds).split(" ", 1)
+    return f"{number} more {unit}"

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 from streamlit.testing.v1 import AppTest
 
 from backend.models import Cleanup, Failure, FailureKind, Job, JobStatus, RequestKind, utc_now
@@ -59,9 +60,11 @@ class Rows:
 
     def many(self, count: int) -> None:
         """So many cancelled jobs, named `number 1` and so on."""
-        named = {"recipe": "digits", "timeout_seconds": 1, "gpus": 0, "status": JobStatus.CANCELLED}
+        job = Job(
+            name="", recipe="digits", timeout_seconds=1, gpus=0, status=JobStatus.CANCELLED
+        ).model_dump(exclude={"id", "name"})
         with self.store._write() as session:
-            session.add_all(Job(name=f"number {n}", **named) for n in range(1, count + 1))
+            session.execute(insert(Job), [job | {"name": f"number {n + 1}"} for n in range(count)])
 
     def failed(self, kind: FailureKind, message: str = "it broke", **fields: Any) -> int:
         """A job that failed, with all that is kept of it."""

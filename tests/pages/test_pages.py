@@ -9,7 +9,9 @@ from streamlit.testing.v1.element_tree import Button
 
 from backend import runtime
 from backend.models import FailureKind, JobStatus, RequestKind
-from backend.service import JobFilter, JobPage, JobView, Service, Submission
+from backend.service import Service
+from backend.submission import Submission
+from backend.views import JobFilter, JobPage, JobView
 from tests.conftest import PROJECT
 from tests.pages.conftest import HOSTILE, Open, Rows, sound, words
 from tests.waiting import wait_until

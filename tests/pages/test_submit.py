@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 from backend import runtime
 from backend.models import JobStatus
 from backend.recipes import RECIPES
-from backend.service import JobView
+from backend.views import JobView
 from tests.pages.conftest import Open, Rows, sound, words
 
 

@@ -1,0 +1,139 @@
+"""Takes the pictures of the README from the running app.
+
+python -m tests.e2e.screenshots
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from backend.models import Job, JobStatus
+from backend.paths import DataPaths
+from backend.recipes import RECIPES, Params, command_for
+from backend.store import Store
+from tests.conftest import PROJECT
+from tests.e2e.conftest import ARGUMENTS, CHROMIUM
+from tests.server import Server
+from tests.waiting import wait_until
+
+FOLDER = PROJECT / "docs" / "screenshots"
+SETTLE_MILLISECONDS = 2500
+
+STUCK = """\
+import queue
+import signalbox
+
+run = signalbox.start(total_steps=400)
+batches = queue.Queue()
+
+
+def next_batch():
+    return batches.get()
+
+
+for step in range(60):
+    run.log(step, train_loss=2.3 * 0.97**step, learning_rate=1e-3)
+print("epoch 1 done, waiting for the loader", flush=True)
+run.phase("evaluating")
+next_batch()
+"""
+
+RAISES = """\
+import signalbox
+
+run = signalbox.start(total_steps=400)
+for step in range(12):
+    run.log(step, train_loss=2.3 * 0.9**step, learning_rate=1e-3)
+raise KeyError("labels")
+"""
+
+
+def queue(store: Store, name: str, recipe: str, timeout_seconds: float, **params: object) -> int:
+    """Put a job into the database of a server that is not running yet."""
+    model: type[Params] = RECIPES[recipe].params
+    valid = model.model_validate(params)
+    command = command_for(recipe, valid)
+    return store.add(
+        Job(
+            name=name,
+            recipe=recipe,
+            params=valid.model_dump(mode="json"),
+            command={"argv": list(command.argv), "folder": command.folder},
+            timeout_seconds=timeout_seconds,
+            gpus=0,
+        )
+    )
+
+
+def shoot(browser: Browser, url: str, path: str, name: str, *, dark: bool, narrow: bool) -> None:
+    """One page in one look."""
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844} if narrow else {"width": 1280, "height": 800},
+        color_scheme="dark" if dark else "light",
+        device_scale_factor=1.5,
+        locale="en-GB",
+    )
+    page: Page = context.new_page()
+    page.goto(url + path)
+    expect(page.get_by_test_id("stMain").get_by_role("heading").first).to_be_visible(timeout=30_000)
+    page.wait_for_timeout(SETTLE_MILLISECONDS)  # what fades in has faded in
+    look = ("dark" if dark else "light") + ("-narrow" if narrow else "")
+    page.screenshot(path=str(FOLDER / f"{name}-{look}.png"))
+    context.close()
+
+
+def main() -> None:
+    if CHROMIUM is None:
+        sys.exit("Chromium is not installed (Debian: apt-get install chromium).")
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        data.mkdir()
+        scripts = {}
+        for name, source in (("finetune", STUCK), ("evaluate", RAISES)):
+            scripts[name] = Path(folder) / f"{name}.py"
+            scripts[name].write_text(source, encoding="utf-8")
+        store = Store(DataPaths(data).database)
+        stuck = queue(store, "fine-tune, 8 workers", "script", 6, script=scripts["finetune"])
+        queue(store, "evaluate", "script", 600, script=scripts["evaluate"])
+        digits = queue(store, "digits, baseline", "digits", 600, epochs=12)
+        letters = queue(store, "GPT on the standard library", "char_lm", 600)
+        queue(store, "digits, twice the rate", "digits", 600, learning_rate=0.002)
+        queue(store, "digits, seed 2", "digits", 600, seed=2)
+        with Server(data, workers=2) as server, sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+
+            def status(job_id: int) -> JobStatus:
+                job = store.get(job_id)
+                assert job
+                return job.status
+
+            wait_until(lambda: status(digits).ended and status(stuck).ended, 180)
+            wait_until(lambda: status(letters) is JobStatus.RUNNING, 60)
+            metrics = DataPaths(data).run(letters).metrics
+            wait_until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 320, 300)
+            pages = {
+                "job": f"/job?id={letters}",
+                "overview": "/",
+                "jobs": "/jobs",
+                "failures": "/failures",
+                "gpu": "/gpu",
+                "submit": "/submit",
+            }
+            for name, path in pages.items():
+                for dark in (False, True):
+                    for narrow in (False, True):
+                        shoot(browser, server.url, path, name, dark=dark, narrow=narrow)
+            for job in store.running():
+                page = browser.new_page()
+                page.goto(f"{server.url}/job?id={job.id}")
+                page.get_by_role("button", name="Cancel", exact=True).click()
+                wait_until(lambda job=job: status(job.id or 0).ended, 60)  # type: ignore[misc]
+            browser.close()
+        store.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""What a failure was, from what its runner wrote and how its process ended."""
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.diagnosis import (
+    ADVICE,
+    EXPLANATIONS,
+    ExitRecord,
+    Verdict,
+    failed,
+    read_exit,
+    signal_name,
+    verdict_of,
+)
+from backend.models import FailureKind, JobStatus
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+RECORDS = st.fixed_dictionaries(
+    {}, optional={"code": JSON, "signal": JSON, "exception": JSON, "finished_at": JSON}
+)
+
+
+def _record(**fields: Any) -> ExitRecord:
+    nothing = dict.fromkeys(ExitRecord.__dataclass_fields__)
+    return ExitRecord(**{**nothing, "finished_at": "2026-11-23T18:02:45.123Z", **fields})
+
+
+def _raised(kind: str, message: str) -> ExitRecord:
+    return _record(code=1, exception_type=kind, exception_line=f"{kind}: {message}")
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_every_kind_has_a_sentence_of_what_happened_and_one_of_what_to_try(
+    kind: FailureKind,
+) -> None:
+    for sentences in (EXPLANATIONS, ADVICE):
+        assert sentences[kind].endswith(".")
+        assert sentences[kind][0].isupper()
+
+
+def test_exit_code_0_is_the_end_of_a_training() -> None:
+    assert verdict_of(_record(code=0), 0) == Verdict(
+        JobStatus.COMPLETED, finished_at="2026-11-23T18:02:45.123Z"
+    )
+    assert verdict_of(_record(code=0), None).status is JobStatus.COMPLETED
+    assert verdict_of(None, 0) == Verdict(JobStatus.COMPLETED)
+
+
+def test_an_exception_leaves_its_last_line() -> None:
+    verdict = verdict_of(_raised("ValueError", "no such layer"), 1)
+    assert verdict.status is JobStatus.FAILED
+    assert verdict.kind is FailureKind.CRASHED
+    assert verdict.error == "ValueError: no such layer"
+    assert verdict.finished_at == "2026-11-23T18:02:45.123Z"
+
+
+@pytest.mark.parametrize("record", [_record(code=3), None])
+def test_an_exit_code_alone_is_told_as_it_is(record: ExitRecord | None) -> None:
+    verdict = verdict_of(record, 3)
+    assert verdict.kind is FailureKind.CRASHED
+    assert verdict.error == "The process exited with code 3."
+
+
+@pytest.mark.parametrize(
+    ("record", "code"),
+    [(_record(signal=9), -9), (_record(signal=9), None), (None, -9), (_record(code=1), -9)],
+)
+def test_a_signal_is_named(record: ExitRecord | None, code: int | None) -> None:
+    verdict = verdict_of(record, code)
+    assert verdict.kind is FailureKind.KILLED
+    assert verdict.error == "The process was killed by SIGKILL."
+
+
+def test_without_a_word_it_is_lost() -> None:
+    assert verdict_of(None, None).kind is FailureKind.LOST
+    assert verdict_of(_record(), None).kind is FailureKind.LOST
+
+
+def test_a_record_that_says_nothing_leaves_it_to_the_exit_code() -> None:
+    assert verdict_of(_record(), 0).status is JobStatus.COMPLETED
+    assert verdict_of(_record(), 3).error == "The process exited with code 3."
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        _raised("torch.OutOfMemoryError", "CUDA out of memory. Tried to allocate 20.00 GiB."),
+        _raised("torch.cuda.OutOfMemoryError", "CUDA out of memory."),
+        _raised("RuntimeError", "CUDA out of memory. Tried to allocate 2.00 MiB"),
+        _raised("torch.AcceleratorError", "CUDA error: out of memory"),
+        _raised("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublas…`"),
+        _raised("torch.OutOfMemoryError", "HIP out of memory. Tried to allocate 20.00 GiB."),
+    ],
+)
+def test_a_gpu_without_memory_is_a_kind_of_its_own(record: ExitRecord) -> None:
+    assert verdict_of(record, 1).kind is FailureKind.GPU_OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        _raised("MemoryError", ""),
+        _raised("numpy._core._exceptions._ArrayMemoryError", "Unable to allocate 8.00 TiB"),
+        _raised(
+            "RuntimeError", "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: "
+            "can't allocate memory: you tried to allocate 4000000000000 bytes."
+        ),
+    ],
+)  # fmt: skip
+def test_a_host_without_memory_is_a_kind_of_its_own(record: ExitRecord) -> None:
+    assert verdict_of(record, 1).kind is FailureKind.HOST_OUT_OF_MEMORY
+
+
+def test_a_long_message_is_cut() -> None:
+    assert len(failed(FailureKind.CRASHED, "x" * 10**6).error or "") == 2000
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(11, "SIGSEGV"), (15, "SIGTERM"), (63, "signal 63"), (-5, "signal -5")]
+)
+def test_signals_are_named_where_they_have_a_name(number: int, name: str) -> None:
+    assert signal_name(number) == name
+
+
+def test_the_record_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "exit.json"
+    path.write_text(
+        json.dumps(
+            {
+                "code": 1,
+                "signal": None,
+                "exception": {"type": "ValueError", "line": "ValueError: x", "message": "x"},
+                "finished_at": "2026-11-23T18:02:45.123Z",
+            }
+        )
+    )
+    assert read_exit(path) == _record(
+        code=1, exception_type="ValueError", exception_line="ValueError: x"
+    )
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'{"code": ', b"\xff\xfe", b"[" * 10**5, b" " * 2**21]
+)
+def test_a_record_that_makes_no_sense_is_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "exit.json"
+    path.write_bytes(content)
+    assert read_exit(path) is None
+
+
+def test_no_record_a_folder_and_a_link_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "exit.json"
+    assert read_exit(path) is None
+    path.mkdir()
+    assert read_exit(path) is None
+    (tmp_path / "elsewhere").write_text('{"code": 0}')
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    assert read_exit(tmp_path / "link") is None
+
+
+def test_a_fifo_does_not_hold_the_verdict_up(tmp_path: Path) -> None:
+    path = tmp_path / "exit.json"
+    os.mkfifo(path)
+    found: list[ExitRecord | None] = []
+    thread = threading.Thread(target=lambda: found.append(read_exit(path)), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found == [None]
+
+
+@given(RECORDS | JSON, st.none() | st.integers(-64, 255))
+def test_any_record_leads_to_a_verdict(
+    tmp_path_factory: pytest.TempPathFactory, document: Any, code: int | None
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any exit.json"
+    path.write_text(json.dumps(document))
+    verdict = verdict_of(read_exit(path), code)
+    assert verdict.status in (JobStatus.COMPLETED, JobStatus.FAILED)
+    assert (verdict.kind is not None) == (verdict.status is JobStatus.FAILED)
+    for text in (verdict.error or "", verdict.finished_at or ""):
+        text.encode("utf-8")
+        assert "\0" not in text
