@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -76,21 +77,17 @@ class NvmlSource:
         self._nvml = nvml
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         self._handles: dict[int, Any] = {}
+        self._devices: list[Device] = []
         for index in range(nvml.nvmlDeviceGetCount()):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             if _visible(visible, index, _as_text(nvml.nvmlDeviceGetUUID(handle))):
                 self._handles[index] = handle
+                name = _as_text(nvml.nvmlDeviceGetName(handle))
+                total = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+                self._devices.append(Device(index, name, total))
 
     def devices(self) -> Sequence[Device]:
-        nvml = self._nvml
-        return [
-            Device(
-                index,
-                _as_text(nvml.nvmlDeviceGetName(handle)),
-                int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
-            )
-            for index, handle in self._handles.items()
-        ]
+        return self._devices  # read once: a device that falls off the bus is still leased
 
     def used_bytes(self, index: int) -> int | None:
         try:
@@ -162,8 +159,7 @@ def find_source() -> MemorySource:
 
         pynvml.nvmlInit()
         source = NvmlSource(pynvml)
-        if source.devices():
-            return source
+        return source if source.devices() else HostSource()  # all of them hidden, or none there
     except Exception as error:  # noqa: BLE001 (no library, no driver, a broken one: all the same)
         logger.info("NVML cannot be used: %s", error)
     if not device_nodes():
@@ -344,12 +340,18 @@ class JobMeter:
         is_ours: Callable[[int], bool],
     ) -> Measurement:
         baseline = self._baseline.get(index)
-        released: bool | None = None
-        if after is not None:
-            ours = any(is_ours(holder.pid) for holder in holders)
-            near = baseline is not None and after <= baseline + TOLERANCE_BYTES
+        released: bool | None
+        if after is None:
+            released = None
+        elif index == -1:
+            released = after == 0
+        elif any(is_ours(holder.pid) for holder in holders):
+            released = False
+        elif baseline is None:
+            released = None
+        else:
             # What is left above the baseline may be a stranger's, who came while the job ran.
-            released = after == 0 if index == -1 else not ours and (near or bool(holders))
+            released = after <= baseline + TOLERANCE_BYTES or bool(holders)
         return Measurement(
             device="host" if index == -1 else f"cuda:{index}",
             source=self._source.name if index >= 0 else "host",
@@ -365,10 +367,11 @@ class JobMeter:
 
 def _visible(setting: str | None, index: int, uuid: str) -> bool:
     """Whether CUDA_VISIBLE_DEVICES lets this process use a device (CUDA C++ Programming Guide,
-    "CUDA environment variables"): a list of indices or of the beginnings of UUIDs."""
+    "CUDA environment variables"): indices or beginnings of UUIDs, as far as the first that is
+    none."""
     if setting is None:
         return True
-    words = [word.strip() for word in setting.split(",")]
+    words = takewhile(lambda word: word != "-1", map(str.strip, setting.split(",")))
     return any(word == str(index) or (len(word) > 3 and uuid.startswith(word)) for word in words)
 
 

@@ -119,8 +119,9 @@ class Pool:
                     return
                 assert job.id is not None
                 devices = self._leases.take(job.id, job.gpus)
-                if devices is None:
+                if devices is None and job.gpus <= len(self._leases.holders()):
                     return
+                devices = devices or ()  # more than there are: it cannot start, and will be told
                 if not self._around.store.change(
                     job.id,
                     JobStatus.QUEUED,
@@ -160,16 +161,19 @@ class Pool:
         self._executor.submit(self._work, supervisor)
 
     def _work(self, supervisor: Supervisor) -> None:
+        failed = False
         try:
             supervisor.run()
         except Exception:
-            # The job is still running by the database: housekeeping takes it up again.
+            # The job is still running by the database, and on its devices: housekeeping takes it
+            # up again.
+            failed = True
             logger.exception("The supervisor of job %s failed", supervisor.job_id)
         with self._lock:
             self._supervisors.pop(supervisor.job_id, None)
             if supervisor.survivors:
                 self._lingering[supervisor.job_id] = tuple(supervisor.survivors)
-            else:
+            elif not failed:
                 self._leases.give_back(supervisor.job_id)
         try:
             self.dispatch()

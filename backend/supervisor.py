@@ -157,11 +157,13 @@ class Supervisor:
             except CouldNotStartError as error:
                 self._finish(diagnosis.failed(FailureKind.COULD_NOT_START, str(error)), "launch")
                 return
-        while not self._detach.is_set() and not self.tick(self._clock()):
-            self._wake.wait(self._settings.poll_seconds)
-            self._wake.clear()
-        if self._detach.is_set() and self._leader:
-            self._leader.let_go()
+        try:
+            while not self._detach.is_set() and not self.tick(self._clock()):
+                self._wake.wait(self._settings.poll_seconds)
+                self._wake.clear()
+        finally:
+            if self._leader:
+                self._leader.let_go()
 
     def tick(self, now: float) -> bool:
         """One look at the job; True once it has its verdict."""
@@ -176,10 +178,7 @@ class Supervisor:
         if now - self._memory_read_at >= MEMORY_INTERVAL_SECONDS:
             self._memory_read_at = now
             self._read_memory(self._leader, afresh=False)
-        if self._reader.look():
-            self._stall.progressed(now)
-            self._stacks_taken = False
-        else:
+        if not self._progressed(now):
             self._stall.tick(now)
         if self._stall.warned and not self._stacks_taken:
             self._stacks_taken = True
@@ -188,7 +187,17 @@ class Supervisor:
             return self._time_out(self._leader, now)
         return False
 
+    def _progressed(self, now: float, *, closely: bool = False) -> bool:
+        if not self._reader.look(closely=closely):
+            return False
+        self._stall.progressed(now)
+        self._stacks_taken = False
+        return True
+
     def _launch(self) -> None:
+        if len(self.devices) < self._job.gpus:
+            needs = f"{self._job.gpus} GPU" + ("s" if self._job.gpus > 1 else "")
+            raise CouldNotStartError(f"It needs {needs}, and this machine has fewer now.")
         try:
             spec = self._prepare()
         except OSError as error:
@@ -247,8 +256,7 @@ class Supervisor:
 
     def _time_out(self, leader: Leader, now: float) -> bool:
         """The timeout is over: one last look, then the end."""
-        if self._reader.look(closely=True):
-            self._stall.progressed(now)
+        if self._progressed(now, closely=True):
             return False
         if not leader.alive():
             return False  # the next tick, which comes at once, tells how it ended
@@ -271,14 +279,19 @@ class Supervisor:
         self.survivors = tuple(row.id for row in ended.survivors)
         self._host_left_bytes = sum(row.memory_bytes for row in ended.survivors)
         if ended.killed:
-            self._store.note(
-                self.job_id,
+            self._note(
                 f"{ended.killed} process(es) did not stop within {duration(grace_seconds)} "
-                "and were killed",
+                "and were killed"
             )
         if ended.survivors:
             pids = ", ".join(str(row.id.pid) for row in ended.survivors)
-            self._store.note(self.job_id, f"Could not be ended, not even by SIGKILL: pid {pids}")
+            self._note(f"Could not be ended, not even by SIGKILL: pid {pids}")
+
+    def _note(self, message: str) -> None:
+        try:
+            self._store.note(self.job_id, message)
+        except SQLAlchemyError:  # the verdict, which follows, is worth waiting for; this is not
+            logger.exception("Job %s: cannot note %r", self.job_id, message)
 
     def _finish(self, verdict: Verdict, reason: str) -> None:
         """Measure the cleanup and write the verdict with all that belongs to it, once."""
@@ -314,7 +327,9 @@ class Supervisor:
             "error": verdict.error,
             "failure_kind": verdict.kind,
         }
-        if finished_at := _instant(verdict.finished_at):
+        if finished_at := _instant(
+            verdict.finished_at, self._job.started_at or self._job.created_at
+        ):
             values["finished_at"] = finished_at
         message = verdict.error or _SENTENCES[verdict.status]
         while not self._detach.is_set():
@@ -383,14 +398,14 @@ def _cleanup(job_id: int, reason: str, m: Measurement, freed: int | None) -> Cle
     )
 
 
-def _instant(text: str | None) -> datetime | None:
-    if text is None:
-        return None
+def _instant(text: str | None, earliest: datetime) -> datetime | None:
+    """The instant that a job's own file names; None where it cannot have been then."""
     try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
+        instant = datetime.fromisoformat(text or "")
+        instant = (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+    return instant if earliest <= instant <= utc_now() else None
 
 
 def _publish(path: Path, text: str) -> None:

@@ -68,10 +68,9 @@ def card(failure: FailureView) -> None:
             st.badge(formats.KIND_WORDS[failure.kind], icon=lamp.icon, color=lamp.color)
             with st.container(width="stretch"):
                 cards.job_link(job)
-            st.caption(formats.ago(failure.at), help=cards.when(failure.at), width="content")
             cards.retry_button(job.job_id, "failures")
         st.code(failure.message or formats.NOTHING, language=None, wrap_lines=True)
-        st.caption(reached(failure))
+        st.caption(f"{reached(failure)} · {formats.ago(failure.at)}, {cards.when(failure.at)}")
         st.text(failure.explanation)
         st.markdown(f"**What to try:** {formats.escape(failure.advice, 500)}")
         with st.expander("Log tail and stacks", icon=":material/notes:", key=f"tail-{job.job_id}"):

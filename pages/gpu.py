@@ -5,7 +5,7 @@ import streamlit as st
 from backend import runtime
 from backend.models import Cleanup
 from backend.views import DeviceView
-from pages.parts import bars, cards, formats
+from pages.parts import bars, cleanups, formats
 from pages.parts.live import watch
 
 BARS = 12
@@ -45,13 +45,7 @@ def device_card(device: DeviceView) -> None:
             used, total = formats.size(device.used_bytes), formats.size(device.total_bytes)
             st.progress(share, text=f"{used} of {total} in use ({share:.0%})")
         for holder in device.holders:
-            st.caption(formats.escape(held(dict(holder))))
-
-
-def held(holder: dict[str, object]) -> str:
-    amount = holder.get("bytes")
-    size = formats.size(amount) if isinstance(amount, int | float) else "an unknown amount"
-    return f"{holder.get('name') or 'a process'} (pid {holder.get('pid')}) holds {size}"
+            st.caption(formats.escape(cleanups.held(holder)))
 
 
 def empty_cache() -> None:
@@ -70,11 +64,11 @@ def emptied() -> None:
         words = f"Emptying the cache gave back {formats.size(cleanup.cache_freed_bytes)}."
     if cleanup.before_bytes is not None and cleanup.after_bytes is not None:
         before, after = formats.size(cleanup.before_bytes), formats.size(cleanup.after_bytes)
-        words += f" In use before: {before}, after: {after}."
+        words += f" The server itself held {before} before and {after} after."
     st.success(words, icon=":material/check:")
 
 
-def cleanups() -> None:
+def done() -> None:
     """Every cleanup as a pair of bars and as a row."""
     rows = runtime.service().cleanups(limit=100)
     if not rows:
@@ -84,40 +78,12 @@ def cleanups() -> None:
         return
     measured = [c for c in rows if c.before_bytes is not None and c.after_bytes is not None]
     if measured:
-        bars.pairs([pair_of(c) for c in measured[:BARS]])
+        bars.pairs([cleanups.pair_of(c) for c in measured[:BARS]])
     st.dataframe(
-        [as_row(c) for c in rows], hide_index=True, alt="Memory before and after each cleanup"
+        [cleanups.as_row(c) for c in rows],
+        hide_index=True,
+        alt="Memory before and after each cleanup",
     )
-
-
-def pair_of(cleanup: Cleanup) -> tuple[str, tuple[float, str], tuple[float, str]]:
-    """A cleanup as `bars.pairs` takes it."""
-    before, after = cleanup.before_bytes or 0, cleanup.after_bytes or 0
-    name = f"{name_of(cleanup)} · {cleanup.device} · {formats.ago(cleanup.created_at)}"
-    return name, (before, formats.size(before)), (after, formats.size(after))
-
-
-def name_of(cleanup: Cleanup) -> str:
-    return "by hand" if cleanup.job_id is None else f"job {cleanup.job_id}"
-
-
-def as_row(cleanup: Cleanup) -> dict[str, str]:
-    said = {True: "yes", False: "no", None: formats.NOTHING}[cleanup.released]
-    return {
-        "Job": name_of(cleanup),
-        "When": cards.when(cleanup.created_at),
-        "Reason": formats.one_line(cleanup.reason),
-        "Device": formats.one_line(cleanup.device),
-        "Baseline": formats.size(cleanup.baseline_bytes),
-        "Before": formats.size(cleanup.before_bytes),
-        "Peak": formats.size(cleanup.peak_bytes),
-        "After": formats.size(cleanup.after_bytes),
-        "Settled in": formats.duration(cleanup.settle_seconds),
-        "Released": said,
-        "Still held by": ", ".join(held(dict(h)) for h in cleanup.holders) or formats.NOTHING,
-        "Cache emptied": formats.size(cleanup.cache_freed_bytes),
-        "Source": cleanup.source,
-    }
 
 
 st.title("GPU")
@@ -137,4 +103,4 @@ st.caption(
 )
 st.header("Cleanups")
 watch(lambda: [c.id for c in runtime.service().cleanups(limit=1)])
-cleanups()
+done()

@@ -1,7 +1,5 @@
 """One job: its state, its curve, its log, and all that is known of it. `/job?id=12`"""
 
-from typing import Literal
-
 import streamlit as st
 
 from backend import runtime
@@ -11,9 +9,6 @@ from backend.views import JobView
 from pages.parts import cards, details, formats
 from pages.parts.chart import live_chart
 from pages.parts.live import live
-
-LOG_LINES = 200
-SHORT_LOG = 12
 
 
 def asked_for() -> JobView | None:
@@ -56,7 +51,7 @@ def job_page(job_id: int) -> bool:
         else:
             st.caption("It ended without logging a point, so there is no curve.")
         st.subheader("Log", anchor=False)
-        log(job)
+        details.log(job)
         details.timeline(job)
     with right:
         details.figures(job)
@@ -113,25 +108,6 @@ def notes(job: JobView) -> None:
             formats.escape(job.progress_problem, 300) + " The last good reading is shown.",
             icon=":material/draft:",
         )
-
-
-def log(job: JobView) -> None:
-    tail = runtime.service().log_tail(job.job_id, LOG_LINES)
-    # While it grows the box keeps its height, so that nothing below it moves.
-    long = not job.status.ended or tail.count("\n") > SHORT_LOG
-    height: Literal["content"] | int = 300 if long else "content"
-    with st.container(height=height, border=False, autoscroll=True, key=f"log-{job.job_id}"):
-        st.code(tail or "Nothing has been written yet.", language=None, wrap_lines=True)
-    st.download_button(
-        "Download log",
-        data=lambda: runtime.service().log_bytes(job.job_id),
-        file_name=f"job-{job.job_id}-log.txt",
-        mime="text/plain",
-        icon=":material/download:",
-        key=f"download-{job.job_id}",
-        on_click="ignore",
-        disabled=not tail,
-    )
 
 
 job = asked_for()

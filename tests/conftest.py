@@ -8,8 +8,9 @@ from textwrap import dedent
 import pytest
 
 from backend import runtime
-from backend.service import Service, Submission
+from backend.service import Service
 from backend.settings import Settings
+from backend.submission import Submission
 from tests.waiting import live_jobs, wait_until_ended
 
 PROJECT = Path(__file__).resolve().parent.parent

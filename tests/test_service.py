@@ -6,6 +6,8 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -424,6 +426,39 @@ def test_a_broken_progress_file_is_told_and_the_last_good_reading_stays(
     assert (job.current_step, job.loss) == (5, 0.5)
 
 
+def test_hostile_figures_leave_a_job_that_can_be_shown(service: Service, script: Script) -> None:
+    job = ended(
+        service,
+        script(
+            """
+            import os
+            with open(os.environ["SIGNALBOX_PROGRESS"], "w") as file:
+                file.write('{"step": 1, "total_steps": 9007199254740992, "epoch": -1e308,'
+                           ' "steps_per_second": 5e-324, "progress_percent": -1e308,'
+                           ' "elapsed_seconds": -5, "total_epochs": 1e308, "loss": 1e308}')
+            """
+        ),
+    )
+    assert job.progress == 0
+    assert job.remaining_seconds is None
+    json.dumps(asdict(job), allow_nan=False, default=str)
+
+
+def test_no_time_left_is_told_where_it_would_have_no_end(service: Service, script: Script) -> None:
+    job_id = service.submit(
+        script(
+            """
+            import os, time
+            with open(os.environ["SIGNALBOX_PROGRESS"], "w") as file:
+                file.write('{"step": 1, "total_steps": 9e15, "steps_per_second": 5e-324}')
+            time.sleep(600)
+            """
+        )
+    )
+    wait_until(lambda: service.job(job_id).current_step == 1)
+    assert service.job(job_id).remaining_seconds is None
+
+
 # Submitting
 
 
@@ -488,11 +523,42 @@ def test_an_upload_stays_in_its_folder(
     assert idle_service.keep_upload(name, b"text") == str(path)
 
 
+def test_an_upload_that_many_send_at_once_is_kept_once(
+    idle_service: Service, settings: Settings
+) -> None:
+    content = os.urandom(2**20)
+    with ThreadPoolExecutor(8) as threads:
+        paths = set(threads.map(lambda _: idle_service.keep_upload("a.txt", content), range(40)))
+    (path,) = map(Path, paths)
+    assert path.read_bytes() == content
+    assert list(DataPaths(settings.data).uploads.iterdir()) == [path]
+
+
+def test_a_job_named_after_a_very_long_file_can_be_retried(
+    idle_service: Service, tmp_path: Path
+) -> None:
+    path = tmp_path / ("x" * 250 + ".py")
+    path.touch()
+    job_id = idle_service.submit(Submission(recipe="script", params={"script": str(path)}))
+    again = idle_service.retry(job_id)
+    assert idle_service.job(again).name == idle_service.job(job_id).name
+
+
 @pytest.mark.parametrize("job_id", [1, 0, -1, 10**30])
 def test_an_unknown_job_is_said_to_be_unknown(idle_service: Service, job_id: int) -> None:
     for ask in (idle_service.job, idle_service.cancel, idle_service.retry, idle_service.extend):
         with pytest.raises(UnknownJobError):
             ask(job_id)
+
+
+@pytest.mark.parametrize("job_id", [1, 0, -1, 10**30, -(10**30)])
+def test_of_an_unknown_job_there_is_nothing_to_see(idle_service: Service, job_id: int) -> None:
+    assert idle_service.failure(job_id) is None
+    assert list(idle_service.timeline(job_id)) == []
+    assert list(idle_service.cleanups(job_id)) == []
+    assert list(idle_service.files(job_id)) == []
+    assert idle_service.log_tail(job_id) == ""
+    assert idle_service.stacks(job_id) == ""
 
 
 # Across servers
@@ -567,6 +633,24 @@ def test_a_second_server_on_the_same_folder_is_refused(
     with pytest.raises(StartError, match="Another Signalbox runs"):
         Service(settings).start()
     assert service.counts()
+
+
+def test_a_database_that_is_none_is_told_in_one_line_and_left_as_it_is(settings: Settings) -> None:
+    paths = DataPaths(settings.data)
+    paths.folder.mkdir()
+    paths.database.write_bytes(b"no database " * 1000)
+    for _ in range(2):  # the folder is not left locked
+        with pytest.raises(StartError, match=r"signalbox\.db") as caught:
+            Service(settings).start()
+        assert "\n" not in str(caught.value)
+    assert paths.database.read_bytes() == b"no database " * 1000
+
+
+def test_a_data_folder_that_is_a_file_is_told_in_one_line(settings: Settings) -> None:
+    settings.data.touch()
+    with pytest.raises(StartError, match="cannot be used") as caught:
+        Service(settings).start()
+    assert "\n" not in str(caught.value)
 
 
 # Looking

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.models import (
@@ -431,17 +431,12 @@ def _times(store: Store, job_id: int) -> list[datetime]:
     return [event.at for event in store.timeline(job_id)]
 
 
-@given(name=st.text(), value=st.recursive(st.none() | st.text() | st.floats(), st.lists))
-def test_any_text_comes_back_as_it_was(
-    tmp_path_factory: pytest.TempPathFactory, name: str, value: Any
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "texts.db"
-    store = Store(path)
-    job_id = store.add(_job(name=name, params={"value": repr(value), name: name}))
-    job = store.get(job_id)
-    store.close()
+@given(name=st.text(), value=st.text())
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_comes_back_as_it_was(store: Store, name: str, value: str) -> None:
+    job = store.get(store.add(_job(name=name, params={name: value})))
     assert job is not None
-    assert (job.name, job.params[name]) == (name, name)
+    assert (job.name, job.params) == (name, {name: value})
 
 
 def test_everything_survives_a_new_start(tmp_path: Path) -> None:
@@ -472,7 +467,7 @@ def test_twenty_threads_read_and_write_without_a_lock_error(store: Store) -> Non
 
     def write(number: int) -> list[int]:
         ids = []
-        for _ in range(10):
+        for _ in range(4):
             job_id = store.add(_job(name=f"by {number}"))
             assert store.change(job_id, QUEUED, RUNNING, "Started")
             store.update_running(job_id, pid=number + 1)
@@ -499,8 +494,8 @@ def test_twenty_threads_read_and_write_without_a_lock_error(store: Store) -> Non
         finally:
             ended.set()
         assert all(reader.result() > 0 for reader in readers)
-    assert ids == list(range(1, 101))
-    assert store.counts()[COMPLETED] == 100
+    assert ids == list(range(1, 41))
+    assert store.counts()[COMPLETED] == 40
     for job_id in ids:
         assert _history(store, job_id) == [QUEUED, RUNNING, COMPLETED]
 

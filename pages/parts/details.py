@@ -1,7 +1,7 @@
-"""The sections of a job's page: figures, parameters, memory, timeline, files, and its failure."""
+"""The sections of a job's page: figures, parameters, memory, timeline, files, log, failure."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, Literal
 
 import streamlit as st
 
@@ -9,6 +9,9 @@ from backend import runtime, stall
 from backend.models import FailureKind
 from backend.views import JobView
 from pages.parts import cards, formats
+
+LOG_LINES: Final = 200
+SHORT_LOG: Final = 12  # lines
 
 
 def pairs(rows: Mapping[str, Any]) -> None:
@@ -103,6 +106,26 @@ def files(job: JobView) -> None:
     else:
         st.caption("The run folder is made when the job starts.")
     st.code(job.folder, language=None, wrap_lines=True)
+
+
+def log(job: JobView) -> None:
+    """The end of the log, which follows what is written, and a way to keep all of it."""
+    tail = runtime.service().log_tail(job.job_id, LOG_LINES)
+    # While it grows the box keeps its height, so that nothing below it moves.
+    long = not job.status.ended or tail.count("\n") > SHORT_LOG
+    height: Literal["content"] | int = 300 if long else "content"
+    with st.container(height=height, border=False, autoscroll=True, key=f"log-{job.job_id}"):
+        st.code(tail or "Nothing has been written yet.", language=None, wrap_lines=True)
+    st.download_button(
+        "Download log",
+        data=lambda: runtime.service().log_bytes(job.job_id),
+        file_name=f"job-{job.job_id}-log.txt",
+        mime="text/plain",
+        icon=":material/download:",
+        key=f"download-{job.job_id}",
+        on_click="ignore",
+        disabled=not tail,
+    )
 
 
 def failure(job: JobView) -> None:

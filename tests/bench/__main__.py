@@ -22,9 +22,10 @@ import psutil
 from backend.models import Job, JobStatus
 from backend.paths import DataPaths
 from backend.recipes import ScriptParams, command_for
-from backend.service import Service, Submission
+from backend.service import Service
 from backend.settings import Settings
 from backend.store import Store
+from backend.submission import Submission
 from tests.server import Server
 from tests.waiting import wait_until, wait_until_ended
 

@@ -56,10 +56,9 @@ def test_a_cancelled_job_gives_its_memory_back(
     assert now is not None
     assert now <= cleanup.baseline_bytes + TOLERANCE_BYTES
     wait_until(lambda: service.machine().devices[0].leased_by is None, 10)
-    print(
-        f"\nbaseline {cleanup.baseline_bytes / GIB:.3f} GiB, before {cleanup.before_bytes / GIB:.3f},"
-        f" after {cleanup.after_bytes / GIB:.3f}, settled in {cleanup.settle_seconds} s"
-    )
+    readings = (cleanup.baseline_bytes, cleanup.before_bytes, cleanup.after_bytes)
+    print("\nbaseline, before, after in GiB:", *(f"{reading / GIB:.3f}" for reading in readings))
+    print(f"settled in {cleanup.settle_seconds} s")
 
 
 def test_the_server_itself_holds_no_memory_of_the_device(

@@ -352,7 +352,7 @@ def test_pages_are_short_and_touch_no_sql_threads_or_paths() -> None:
         assert "sqlalchemy" not in source
         assert "sqlmodel" not in source
         if path.parent.name == "pages":
-            assert len(source.splitlines()) <= 140, path
+            assert len(source.splitlines()) <= 120, path
 
 
 def test_the_sidebar_counts(rows: Rows, open_page: Open) -> None:

@@ -18,6 +18,10 @@ from backend.training.recipes import char_lm, digits
 PROJECT = Path(__file__).parents[2]
 TINY = {"layers": 1, "heads": 2, "width": 16, "context": 16, "batch_size": 4, "sample_bytes": 8}
 
+pytestmark = pytest.mark.timeout(400)
+RUN_SECONDS = 300
+"""Trainings take seconds here; a slow and busy machine has so long."""
+
 
 @dataclass
 class Ended:
@@ -53,7 +57,7 @@ def run(arguments: list[str], folder: Path) -> Ended:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=110,
+        timeout=RUN_SECONDS,
     )
     return Ended(done.returncode, done.stdout, paths)
 

@@ -337,11 +337,14 @@ def test_the_stacks_of_all_threads_are_written_on_request(launch: Launch) -> Non
     assert job.line() == "up"
     stacks = job.run_dir / "stacks.txt"
     job.process.send_signal(STACKS_SIGNAL)  # the runner passes it on, and neither dies of it
-    wait_until(
-        lambda: "in stuck" in stacks.read_text() and "in beside" in stacks.read_text(),
-        10,
-        "The stacks were not written.",
-    )
+    wait_until(stacks.read_text, 10, "One signal did not bring one dump.")
+
+    def both_are_seen() -> bool:
+        job.process.send_signal(STACKS_SIGNAL)  # the threads may only be on their way there
+        text = stacks.read_text()
+        return "in stuck" in text and "in beside" in text
+
+    wait_until(both_are_seen, 10, "The stacks do not show both threads.")
     assert job.process.poll() is None
 
 
@@ -356,8 +359,12 @@ def test_the_stacks_are_written_while_the_gil_is_held(launch: Launch) -> None:
     )
     assert job.line() == "up"
     stacks = job.run_dir / "stacks.txt"
-    job.process.send_signal(STACKS_SIGNAL)
-    wait_until(lambda: "in held" in stacks.read_text(), 10, "The stacks were not written.")
+
+    def it_is_seen() -> bool:
+        job.process.send_signal(STACKS_SIGNAL)
+        return "in held" in stacks.read_text()
+
+    wait_until(it_is_seen, 10, "The stacks were not written.")
 
 
 @pytest.mark.parametrize("run_dir", ["gone", "train.py", "/proc/self"])  # root writes anywhere else

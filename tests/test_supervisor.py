@@ -1,0 +1,508 @@
+"""One job's life, look by look, with the time passed in and a leader that does as it is told."""
+
+import json
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from backend import store as store_module
+from backend import supervisor as supervisor_module
+from backend.gpu import HostSource
+from backend.models import FailureKind, Job, JobStatus, RequestKind, utc_now
+from backend.paths import RunPaths
+from backend.processes import CouldNotStartError, Ended, LaunchSpec, ProcessId, ProcessRow
+from backend.settings import Settings
+from backend.store import Store
+from backend.supervisor import Supervisor, Surroundings
+from tests.waiting import wait_until
+
+TIMEOUT = 10.0
+
+
+class FakeLeader:
+    """A leader without a process: it lives until it is asked to stop."""
+
+    def __init__(self) -> None:
+        self.id = ProcessId(1001, "boot:1")
+        self.code: int | None = None
+        self.asked = 0
+        self.let_go_of = False
+        self.memory_bytes = 5000
+
+    def alive(self) -> bool:
+        return self.code is None
+
+    def exit_code(self) -> int | None:
+        return self.code
+
+    def ask_to_stop(self) -> None:
+        if self.alive():
+            self.asked += 1
+            self.code = -15
+
+    def leftovers(self) -> list[ProcessRow]:
+        return []
+
+    def tree(self, afresh: bool) -> list[ProcessRow]:
+        return [ProcessRow(self.id, 1, "S", self.memory_bytes)] if self.alive() else []
+
+    def let_go(self) -> None:
+        self.let_go_of = True
+
+
+class Watched:
+    """A running job with its supervisor, whose clock stands still between two looks."""
+
+    def __init__(self, store: Store, settings: Settings, folder: Path, **fields: Any) -> None:
+        self.store = store
+        self.settings = settings
+        self.paths = RunPaths(folder)
+        self.paths.checkpoints.mkdir(parents=True)
+        self.leader = FakeLeader()
+        self.launched: list[LaunchSpec] = []
+        job = Job(
+            **{
+                "name": "a job", "recipe": "script", "timeout_seconds": TIMEOUT, "gpus": 0,
+                "command": {"argv": ["script.py"], "folder": str(folder)}, **fields,
+            }
+        )  # fmt: skip
+        self.job_id = store.add(job)
+        store.change(
+            self.job_id, JobStatus.QUEUED, JobStatus.RUNNING, "Started", started_at=utc_now()
+        )
+        self.supervisor = self.adopt()
+
+    @property
+    def job(self) -> Job:
+        job = self.store.get(self.job_id)
+        assert job is not None
+        return job
+
+    def adopt(self) -> Supervisor:
+        """A supervisor for the job, which runs already."""
+        return self._supervisor(leader=self.leader)
+
+    def launch_with(self, launcher: Callable[[LaunchSpec], FakeLeader]) -> Supervisor:
+        """A supervisor that starts the job."""
+        return self._supervisor(launcher=launcher)
+
+    def _supervisor(self, **how: Any) -> Supervisor:
+        around = Surroundings(self.settings, self.store, HostSource(), "nonce")
+        return Supervisor(self.job, self.paths, (), around, clock=lambda: 0.0, **how)
+
+    def look(self, *times: float) -> list[bool]:
+        return [self.supervisor.tick(now) for now in times]
+
+    def report(self, **figures: Any) -> None:
+        beside = self.paths.progress.with_suffix(".tmp")
+        beside.write_text(json.dumps(figures))
+        beside.replace(self.paths.progress)
+
+    def end(self, **record: Any) -> None:
+        """What the runner would do."""
+        self.paths.exit.write_text(json.dumps(record))
+        self.leader.code = record.get("code") or 0
+
+    def messages(self) -> list[str]:
+        return [event.message for event in self.store.timeline(self.job_id)]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setattr(store_module, "BUSY_SECONDS", 0.05)
+    store = Store(tmp_path / "signalbox.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def stacks(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The pids of each asking for stacks."""
+    asked: list[list[int]] = []
+
+    def take(rows: list[ProcessRow], path: Path) -> int:
+        asked.append([row.id.pid for row in rows])
+        path.write_text(f"stacks {len(asked)}")
+        return 1
+
+    monkeypatch.setattr(supervisor_module, "take_stacks", take)
+    return asked
+
+
+@pytest.fixture
+def watch(
+    store: Store, settings: Settings, tmp_path: Path, stacks: object
+) -> Callable[..., Watched]:
+    def watch(**fields: Any) -> Watched:
+        return Watched(store, settings, tmp_path / "run", **fields)
+
+    return watch
+
+
+Watch = Callable[..., Watched]
+
+
+# The stall clock
+
+
+def test_stacks_at_eighty_percent_and_the_end_at_a_hundred(
+    watch: Watch, stacks: list[list[int]]
+) -> None:
+    watched = watch()
+    watched.report(step=7)
+    assert watched.look(0, 2, 4, 6, 7.9) == [False] * 5
+    assert stacks == []
+    assert watched.look(8) == [False]
+    assert stacks == [[1001]]
+    assert watched.supervisor.live().stacks_taken
+    assert watched.look(9, 9.9) == [False] * 2
+    assert watched.supervisor.live().seconds_left == pytest.approx(0.1)
+    assert watched.look(10) == [True]
+    assert len(stacks) == 1
+    assert watched.leader.asked == 1
+    job = watched.job
+    message = "Training timed out - no progress updates for 10 seconds"
+    assert (job.status, job.error) == (JobStatus.FAILED, message)
+    assert job.failure_kind is FailureKind.TIMEOUT
+    failure = watched.store.failure(watched.job_id)
+    assert failure is not None
+    assert (failure.message, failure.stacks, failure.last_step) == (message, "stacks 1", 7)
+    assert failure.seconds_without_progress == 10
+    assert job.progress["current_step"] == 7
+
+
+def test_a_job_that_never_writes_is_caught_too(watch: Watch) -> None:
+    watched = watch(timeout_seconds=60)
+    assert watched.look(*range(1, 60)) == [False] * 59
+    assert watched.look(60) == [True]
+    assert watched.job.error == "Training timed out - no progress updates for 1 minute"
+
+
+def test_a_report_starts_the_clock_anew_and_the_next_stall_has_its_own_stacks(
+    watch: Watch, stacks: list[list[int]]
+) -> None:
+    watched = watch()
+    watched.look(*range(1, 9))
+    assert len(stacks) == 1
+    watched.report(step=1)
+    watched.look(9)
+    assert not watched.supervisor.live().stacks_taken
+    assert watched.supervisor.live().seconds_left == TIMEOUT
+    watched.look(*range(10, 18))
+    assert len(stacks) == 2
+
+
+def test_a_change_that_only_the_last_look_sees_saves_the_job(
+    watch: Watch, stacks: list[list[int]]
+) -> None:
+    watched = watch()
+    watched.report(step=1)
+    watched.look(*range(10))
+    watched.report(step=2)
+    status = watched.paths.progress.stat()  # a coarse clock could leave these as they were
+    watched.supervisor._reader._signature = (
+        *(status.st_ino, status.st_size),
+        *(status.st_mtime_ns, status.st_ctime_ns),
+    )
+    assert watched.look(10) == [False]
+    live = watched.supervisor.live()
+    assert live.reading
+    assert live.reading.current_step == 2
+    assert (live.silent_seconds, live.stacks_taken) == (0, False)
+    assert watched.leader.asked == 0
+    watched.look(*range(11, 19))
+    assert len(stacks) == 2, "the next stall has its own stacks"
+
+
+def test_a_job_that_ends_at_the_last_look_has_ended_by_itself(watch: Watch) -> None:
+    watched = watch()
+    watched.look(*range(1, 10))
+    alive = iter([True])
+    watched.leader.alive = lambda: next(alive, False)  # type: ignore[method-assign]
+    watched.end(code=0)
+    assert watched.look(10) == [False]
+    assert watched.look(10) == [True]
+    assert watched.job.status is JobStatus.COMPLETED
+
+
+def test_an_extension_grants_another_full_timeout(watch: Watch) -> None:
+    watched = watch()
+    watched.look(*range(1, 10))
+    watched.supervisor.extend()
+    assert watched.supervisor.live().seconds_left == TIMEOUT
+    assert watched.look(*range(10, 19)) == [False] * 9
+    assert watched.look(19) == [True]
+    assert watched.job.error == "Training timed out - no progress updates for 10 seconds"
+
+
+def test_time_in_which_nobody_looked_does_not_count(watch: Watch) -> None:
+    watched = watch()
+    assert watched.look(1, 5000, 10_000) == [False] * 3
+
+
+def test_a_broken_file_is_told_and_is_no_progress(watch: Watch) -> None:
+    watched = watch()
+    watched.paths.progress.write_text("[1]")
+    assert watched.look(*range(1, 10)) == [False] * 9
+    assert watched.supervisor.live().problem == (
+        "progress.json holds a list where an object is expected."
+    )
+    assert watched.look(10) == [True]
+    assert watched.job.progress == {}
+
+
+# Cancel
+
+
+def test_a_cancelled_job_is_asked_and_measured(watch: Watch) -> None:
+    watched = watch()
+    watched.look(1)
+    watched.supervisor.cancel()
+    assert watched.look(2) == [True]
+    assert watched.job.status is JobStatus.CANCELLED
+    assert watched.leader.asked == 1
+    assert "asked_at" in json.loads(watched.paths.stop.read_text())
+    assert watched.store.failure(watched.job_id) is None
+    (cleanup,) = watched.store.cleanups(watched.job_id, 10)
+    assert (cleanup.device, cleanup.before_bytes, cleanup.after_bytes) == ("host", 5000, 0)
+    assert (cleanup.reason, cleanup.released) == ("cancelled", True)
+
+
+def test_of_a_cancel_and_an_end_in_the_same_look_the_end_counts(watch: Watch) -> None:
+    watched = watch()
+    watched.look(1)
+    watched.end(code=0)
+    watched.supervisor.cancel()
+    assert watched.look(2) == [True]
+    assert watched.job.status is JobStatus.COMPLETED
+    assert watched.leader.asked == 0
+    changes = [e.to_status for e in watched.store.timeline(watched.job_id) if e.to_status]
+    assert changes == [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.COMPLETED]
+
+
+def test_a_job_that_saves_and_exits_well_when_asked_is_cancelled(watch: Watch) -> None:
+    watched = watch()
+    watched.leader.ask_to_stop = lambda: watched.end(code=0)  # type: ignore[method-assign]
+    watched.supervisor.cancel()
+    assert watched.look(1) == [True]
+    assert watched.job.status is JobStatus.CANCELLED
+
+
+def test_a_cancel_that_an_earlier_server_was_asked_for_is_carried_out(watch: Watch) -> None:
+    watched = watch()
+    watched.store.request(watched.job_id, RequestKind.CANCELLING, "Cancel was asked for")
+    watched.supervisor = watched.adopt()
+    assert watched.look(1) == [True]
+    assert watched.job.status is JobStatus.CANCELLED
+    assert watched.leader.asked == 1
+
+
+def test_a_cancel_that_an_earlier_server_carried_out_half_way_is_one(watch: Watch) -> None:
+    watched = watch()
+    watched.store.request(watched.job_id, RequestKind.CANCELLING, "Cancel was asked for")
+    watched.supervisor = watched.adopt()
+    watched.end(code=None, signal=15)
+    assert watched.look(1) == [True]
+    assert watched.job.status is JobStatus.CANCELLED
+    assert watched.job.error is None
+
+
+def test_a_job_cancelled_before_its_launch_is_not_launched(watch: Watch) -> None:
+    watched = watch()
+    supervisor = watched.launch_with(lambda spec: pytest.fail("It was launched."))
+    supervisor.cancel()
+    supervisor.run()
+    assert watched.job.status is JobStatus.CANCELLED
+
+
+# Launch
+
+
+def test_a_launched_job_is_known_by_its_process(watch: Watch) -> None:
+    watched = watch()
+
+    def launch(spec: LaunchSpec) -> FakeLeader:
+        watched.launched.append(spec)
+        watched.end(code=0)
+        return watched.leader
+
+    watched.launch_with(launch).run()
+    job = watched.job
+    assert (job.pid, job.process_start) == (1001, "boot:1")
+    assert job.status is JobStatus.COMPLETED
+    assert watched.launched[0].argv == ("script.py",)
+
+
+def test_what_could_not_start_is_a_failure_without_a_cleanup(watch: Watch) -> None:
+    watched = watch()
+
+    def launch(spec: LaunchSpec) -> FakeLeader:
+        raise CouldNotStartError("There is no python.")
+
+    watched.launch_with(launch).run()
+    job = watched.job
+    assert (job.status, job.error) == (JobStatus.FAILED, "There is no python.")
+    assert job.failure_kind is FailureKind.COULD_NOT_START
+    assert watched.store.cleanups(watched.job_id, 10) == []
+
+
+def test_a_run_folder_that_cannot_be_made_is_a_failure_of_the_job(watch: Watch) -> None:
+    watched = watch()
+    watched.paths.checkpoints.rmdir()
+    watched.paths.checkpoints.write_text("in the way")
+    watched.launch_with(lambda spec: watched.leader).run()
+    assert watched.job.failure_kind is FailureKind.COULD_NOT_START
+    assert "The run folder cannot be written" in (watched.job.error or "")
+
+
+def test_a_job_that_needs_more_gpus_than_it_got_could_not_start(watch: Watch) -> None:
+    """As after a restart with fewer of them: it must neither run without nor block the queue."""
+    watched = watch(gpus=2)
+    watched.launch_with(lambda spec: pytest.fail("It was launched.")).run()
+    assert watched.job.failure_kind is FailureKind.COULD_NOT_START
+    assert watched.job.error == "It needs 2 GPUs, and this machine has fewer now."
+
+
+# Ends
+
+
+def test_a_detached_job_goes_on_without_a_verdict(watch: Watch) -> None:
+    watched = watch()
+    watched.supervisor.detach()
+    watched.supervisor.run()
+    assert watched.job.status is JobStatus.RUNNING
+    assert watched.leader.asked == 0
+    assert watched.leader.let_go_of
+
+
+def test_a_closing_server_leaves_a_cancel_under_way_to_the_next(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch()
+    watched.leader.ask_to_stop = watched.supervisor.detach  # type: ignore[method-assign]
+    watched.supervisor.cancel()
+    watched.look(1)
+    assert watched.job.status is JobStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59-23:59",
+        "2999-01-01T00:00:00Z",
+        "1999-01-01T00:00:00",
+        "yesterday",
+        "",
+    ],
+)
+def test_a_senseless_time_of_the_end_does_not_stop_the_verdict(watch: Watch, said: str) -> None:
+    watched = watch()
+    watched.end(code=0, finished_at=said)
+    _in_time(lambda: watched.look(1), watched.supervisor.detach)
+    job = watched.job
+    assert job.status is JobStatus.COMPLETED
+    assert job.started_at is not None
+    assert job.finished_at is not None
+    assert job.started_at <= job.finished_at <= utc_now()
+
+
+def _in_time(do: Callable[[], object], give_up: Callable[[], object]) -> None:
+    """Do it in a thread; where it hangs, give up after a while."""
+    thread = threading.Thread(target=do)
+    thread.start()
+    thread.join(5)
+    hangs = thread.is_alive()
+    give_up()
+    thread.join(10)
+    assert not hangs, "It hangs."
+
+
+def test_the_end_was_when_the_runner_says_it_was(watch: Watch) -> None:
+    """An adopted job may have ended long before a server came to look."""
+    watched = watch()
+    started = watched.job.started_at
+    assert started is not None
+    at = started + timedelta(microseconds=1)
+    watched.end(code=0, finished_at=at.isoformat())
+    watched.look(1)
+    assert watched.job.finished_at == at
+
+
+def test_survivors_are_named_and_kept_in_mind(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch()
+    row = ProcessRow(ProcessId(77, "boot:7"), 1, "D", 3000)
+    monkeypatch.setattr(supervisor_module, "end_tree", lambda *_: Ended((row,), 2))
+    watched.look(1)
+    watched.supervisor.cancel()
+    watched.look(2)
+    assert watched.supervisor.survivors == (row.id,)
+    assert "Could not be ended, not even by SIGKILL: pid 77" in watched.messages()
+    assert "2 process(es) did not stop within 5 seconds and were killed" in watched.messages()
+    (cleanup,) = watched.store.cleanups(watched.job_id, 10)
+    assert (cleanup.after_bytes, cleanup.released) == (3000, False)
+
+
+def test_a_verdict_waits_for_a_locked_database(
+    watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor_module, "RETRY_SECONDS", 0.02)
+    watched = watch()
+    watched.end(code=0)
+    other = sqlite3.connect(tmp_path / "signalbox.db", isolation_level=None)
+    other.execute("begin immediate")
+    thread = threading.Thread(target=watched.look, args=(1,))
+    with caplog.at_level(logging.ERROR):
+        thread.start()
+        wait_until(lambda: caplog.text.count("its verdict cannot be written yet") >= 2)
+        assert watched.job.status is JobStatus.RUNNING
+        other.execute("rollback")
+        thread.join(30)
+    other.close()
+    assert watched.job.status is JobStatus.COMPLETED
+    assert watched.messages().count("Completed") == 1
+
+
+def test_a_note_that_cannot_be_written_does_not_cost_the_verdict(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch()
+
+    def refuse(job_id: int, message: str) -> None:
+        raise OperationalError("insert", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(watched.store, "note", refuse)
+    monkeypatch.setattr(supervisor_module, "end_tree", lambda *_: Ended((), 3))
+    watched.look(*range(1, 11))
+    assert watched.job.failure_kind is FailureKind.TIMEOUT
+
+
+def test_a_second_verdict_is_dropped(watch: Watch) -> None:
+    watched = watch()
+    watched.store.change(watched.job_id, JobStatus.RUNNING, JobStatus.CANCELLED, "by another")
+    watched.end(code=0)
+    assert watched.look(1) == [True]
+    assert watched.job.status is JobStatus.CANCELLED
+
+
+def test_memory_is_read_every_second_and_its_peak_kept(watch: Watch) -> None:
+    watched = watch()
+    for now, used in ((1.0, 1000), (1.5, 9000), (2.0, 4000), (3.1, 2000)):
+        watched.leader.memory_bytes = used
+        watched.look(now)
+    live = watched.supervisor.live()
+    assert (live.memory_bytes, live.peak_bytes) == (2000, 4000), "at 1.5 s it was not yet time"
+    watched.end(code=0)
+    watched.look(4)
+    (cleanup,) = watched.store.cleanups(watched.job_id, 10)
+    assert (cleanup.before_bytes, cleanup.peak_bytes) == (2000, 4000), "the last while it ran"
+    assert cleanup.reason == "ended"
