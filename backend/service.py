@@ -1,8 +1,8 @@
 """The face of the backend: everything that a page or the API may ask for."""
 
 import hashlib
-import importlib
 import logging
+import math
 import os
 import re
 import secrets
@@ -16,6 +16,7 @@ from typing import Final
 
 import psutil
 from filelock import FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
 
 from backend import diagnosis, log
 from backend.gpu import MemorySource, empty_cache, find_source
@@ -103,7 +104,15 @@ class Service:
                 f"The data folder {self._paths.folder} cannot be used ({error.strerror}); "
                 "set SIGNALBOX_DATA to a folder that you may write."
             ) from None
-        self._store = Store(self._paths.database)
+        try:
+            self._store = Store(self._paths.database)
+        except SQLAlchemyError as error:
+            self._lock.release()
+            reason = str(getattr(error, "orig", error)).partition("\n")[0]
+            raise StartError(
+                f"The database {self._paths.database} cannot be opened ({reason}); "
+                "move it away to begin with an empty one."
+            ) from None
         self._source = find_source()
         devices = self._source.devices()
         around = Surroundings(self.settings, self._store, self._source, nonce)
@@ -112,9 +121,7 @@ class Service:
             self._pool.start()
         if devices:
             # Emptying the cache needs torch; loading it takes seconds that no start should wait.
-            threading.Thread(
-                target=importlib.import_module, args=("torch",), name="torch", daemon=True
-            ).start()
+            threading.Thread(target=empty_cache, args=(True,), name="torch", daemon=True).start()
 
     def close(self) -> int:
         """Stop supervising; return how many jobs go on running without a server."""
@@ -186,7 +193,7 @@ class Service:
         safe = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).name).strip("._") or "upload"
         path = self._paths.uploads / f"{hashlib.sha256(content).hexdigest()[:12]}-{safe[-80:]}"
         if not path.exists():
-            beside = path.with_name(path.name + ".tmp")
+            beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
             beside.write_bytes(content)
             beside.replace(path)
         return str(path)
@@ -274,7 +281,7 @@ class Service:
 
     def timeline(self, job_id: int) -> Sequence[Event]:
         """What happened to a job, oldest first."""
-        return self._store.timeline(job_id)
+        return self._store.timeline(job_id) if _is_id(job_id) else []
 
     def files(self, job_id: int) -> Sequence[RunFile]:
         """What is in the run folder, by name; links are left out."""
@@ -303,7 +310,7 @@ class Service:
 
     def cleanups(self, job_id: int | None = None, limit: int = 100) -> Sequence[Cleanup]:
         """Newest first."""
-        return self._store.cleanups(job_id, limit)
+        return self._store.cleanups(job_id, limit) if job_id is None or _is_id(job_id) else []
 
     def failures(
         self, kind: FailureKind | None = None, limit: int = 50, offset: int = 0
@@ -313,7 +320,7 @@ class Service:
 
     def failure(self, job_id: int) -> FailureView | None:
         """What is known of one failed job; None where it did not fail."""
-        failure = self._store.failure(job_id)
+        failure = self._store.failure(job_id) if _is_id(job_id) else None
         return self._failure(failure, self._job(job_id)) if failure else None
 
     def failure_counts(self, days: int = 14) -> Sequence[FailureCount]:
@@ -377,7 +384,7 @@ class Service:
         return path.read_text(encoding="ascii").strip()
 
     def _job(self, job_id: int) -> Job:
-        job = self._store.get(job_id) if 0 < job_id < 2**63 else None
+        job = self._store.get(job_id) if _is_id(job_id) else None
         if job is None:
             raise UnknownJobError(f"There is no job {job_id}.")
         return job
@@ -396,6 +403,7 @@ class Service:
         remaining = reading.remaining_seconds
         if remaining is None and rate and step is not None and total:
             remaining = max(0.0, (total - step) / rate)
+            remaining = remaining if math.isfinite(remaining) else None
         running = job.status is JobStatus.RUNNING
         return JobView(
             job_id=job.id,
@@ -456,6 +464,11 @@ class Service:
             explanation=diagnosis.EXPLANATIONS[failure.kind],
             advice=diagnosis.ADVICE[failure.kind],
         )
+
+
+def _is_id(job_id: int) -> bool:
+    """SQLite has no larger numbers, and refuses them with an error of its own."""
+    return 0 < job_id < 2**63
 
 
 def _elapsed_seconds(job: Job) -> float | None:

@@ -101,7 +101,7 @@ def clean_name(name: str) -> str:
 def default_name(recipe: str, params: Params) -> str:
     """What a job is called that was not given a name."""
     script: Path | None = getattr(params, "script", None)
-    return clean_name(script.stem) if script else recipe
+    return clean_name(script.stem)[:MAX_NAME] if script else recipe
 
 
 def _env_problems(env: Mapping[str, str]) -> list[Problem]:

@@ -64,6 +64,6 @@ def script(tmp_path: Path) -> Callable[..., Submission]:
         path = tmp_path / f"script{count}.py"
         path.write_text(dedent(source), encoding="utf-8")
         params = {"script": str(path), "args": list(args), "python": sys.executable}
-        return Submission(recipe="script", params=params, **fields)  # type: ignore[arg-type]
+        return Submission(recipe="script", params=params, **fields)
 
     return write

@@ -213,6 +213,17 @@ def test_a_cancel_between_a_claim_and_its_supervisor_is_not_lost(
 # What goes wrong
 
 
+def test_a_torch_that_cannot_be_loaded_stops_no_server(
+    two_devices: None, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    service = Service(settings)
+    service.start()
+    wait_until(lambda: "torch" not in {thread.name for thread in threading.enumerate()})
+    assert service.empty_cache().cache_freed_bytes is None
+    assert service.close() == 0
+
+
 def test_a_job_whose_supervisor_failed_is_taken_up_again_with_its_device(
     two_devices: None,
     settings: Settings,

@@ -260,7 +260,9 @@ def test_cancel_ends_every_process_and_measures_the_memory(
     assert cleanup.settle_seconds is not None
 
 
-def test_cancel_is_answered_at_once_with_cancelling(service: Service, script: Script) -> None:
+def test_cancel_is_answered_at_once_with_cancelling(settings: Settings, script: Script) -> None:
+    service = Service(settings.model_copy(update={"cancel_grace_seconds": 1}))
+    service.start()
     job_id = started(
         service,
         script(
@@ -280,6 +282,7 @@ def test_cancel_is_answered_at_once_with_cancelling(service: Service, script: Sc
     messages = [e.message for e in service.timeline(job_id)]
     assert messages.count("Cancel was asked for") == 1
     assert any("were killed" in message for message in messages)
+    assert service.close() == 0
 
 
 def test_a_queued_job_leaves_the_queue(service: Service, script: Script) -> None:
@@ -604,7 +607,7 @@ def test_a_cancel_that_a_closing_server_left_is_carried_through(
     )
     first.cancel(job_id)
     assert first.close() == 1
-    second = Service(settings)
+    second = Service(settings.model_copy(update={"cancel_grace_seconds": 0.5}))
     second.start()
     wait_until_ended(second, job_id)
     assert second.job(job_id).status is JobStatus.CANCELLED
