@@ -314,9 +314,15 @@ def test_more_jobs_than_workers_are_adopted(
     assert all(second._pool.supervisor(i) for i in ids)
     assert second.job(queued).status is JobStatus.QUEUED
     assert "Found running, and supervised again" in [e.message for e in second.timeline(ids[0])]
+    second.cancel(ids[2])
+    wait_until_ended(second, ids[2])
+    assert _statuses(second, *ids) == [
+        *(JobStatus.RUNNING, JobStatus.RUNNING),
+        JobStatus.CANCELLED,
+    ], "each has a thread of its own"
     gate.touch()
     wait_until_ended(second, *ids, queued)
-    assert _statuses(second, *ids, queued) == [JobStatus.COMPLETED] * 4
+    assert second.job(queued).status is JobStatus.COMPLETED
     assert second.close() == 0
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, urlparse
 
 import psutil
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from backend.paths import DataPaths
@@ -13,6 +14,8 @@ from tests.server import Server
 from tests.waiting import wait_until
 
 MINUTE = 60_000
+
+pytestmark = pytest.mark.browser
 
 
 def job_number(page: Page) -> int:

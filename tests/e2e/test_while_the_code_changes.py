@@ -10,6 +10,8 @@ from tests.conftest import PROJECT
 from tests.server import Server
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.browser
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
