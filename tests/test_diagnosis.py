@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.diagnosis import (
@@ -180,6 +180,7 @@ def test_a_fifo_does_not_hold_the_verdict_up(tmp_path: Path) -> None:
     assert found == [None]
 
 
+@settings(deadline=None)
 @given(RECORDS | JSON, st.none() | st.integers(-64, 255))
 def test_any_record_leads_to_a_verdict(
     tmp_path_factory: pytest.TempPathFactory, document: Any, code: int | None

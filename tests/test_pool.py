@@ -26,9 +26,10 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.submission import Submission
 from backend.supervisor import Supervisor
-from tests.waiting import wait_until, wait_until_ended
+from tests.waiting import live_jobs, wait_until, wait_until_ended
 
 Script = Callable[..., Submission]
+Serve = Callable[[Settings], Service]
 
 WAITS_FOR_A_FILE = """
     import os, sys, time
@@ -80,6 +81,25 @@ def waiting(script: Script, gate: Path) -> Callable[..., Submission]:
 Waiting = Callable[..., Submission]
 
 
+@pytest.fixture
+def serve(gate: Path, reaped: list[int]) -> Iterator[Serve]:
+    """Starts services. What a failed test leaves open is closed, and its jobs are ended."""
+    services: list[Service] = []
+
+    def serve(settings: Settings) -> Service:
+        services.append(Service(settings))
+        services[-1].start()
+        return services[-1]
+
+    yield serve
+    for service in services:
+        if not service._pool._closing.is_set():
+            for job_id in live_jobs(service):
+                service.cancel(job_id)
+            wait_until_ended(service, *live_jobs(service))
+            service.close()
+
+
 def _started(service: Service, submission: Submission) -> int:
     job_id = service.submit(submission)
     wait_until(lambda: "device" in service.log_tail(job_id), 30, "It did not start.")
@@ -116,11 +136,10 @@ def test_an_adopted_job_keeps_the_devices_that_still_exist() -> None:
 
 
 def test_each_job_has_a_device_to_itself(
-    two_devices: None, settings: Settings, waiting: Waiting, gate: Path
+    two_devices: None, settings: Settings, serve: Serve, waiting: Waiting, gate: Path
 ) -> None:
     settings = settings.model_copy(update={"workers": None})
-    service = Service(settings)
-    service.start()
+    service = serve(settings)
     first, second = _started(service, waiting()), _started(service, waiting())
     third, none = service.submit(waiting()), service.submit(waiting(gpus=0))
     assert {service.log_tail(first), service.log_tail(second)} == {"device '0'", "device '1'"}
@@ -138,10 +157,14 @@ def test_each_job_has_a_device_to_itself(
 
 
 def test_a_job_that_waits_for_devices_is_not_overtaken(
-    two_devices: None, settings: Settings, waiting: Waiting, gate: Path, tmp_path: Path
+    two_devices: None,
+    settings: Settings,
+    serve: Serve,
+    waiting: Waiting,
+    gate: Path,
+    tmp_path: Path,
 ) -> None:
-    service = Service(settings.model_copy(update={"workers": 3}))
-    service.start()
+    service = serve(settings.model_copy(update={"workers": 3}))
     first = _started(service, waiting(tmp_path / "first"))
     wide, behind = service.submit(waiting(gpus=2)), service.submit(waiting(gpus=1))
     assert _statuses(service, wide, behind) == [JobStatus.QUEUED] * 2
@@ -154,15 +177,14 @@ def test_a_job_that_waits_for_devices_is_not_overtaken(
 
 
 def test_a_job_that_asks_for_more_than_there_is_does_not_block_the_queue(
-    two_devices: None, settings: Settings, script: Script
+    two_devices: None, settings: Settings, serve: Serve, script: Script
 ) -> None:
     """As after a restart on a machine that has lost a GPU."""
     store = Store(_made(settings).database)
     command = {"argv": ["x.py"], "folder": "/"}
     wide = store.add(Job(name="wide", recipe="script", timeout_seconds=9, gpus=3, command=command))
     store.close()
-    service = Service(settings)
-    service.start()
+    service = serve(settings)
     behind = service.submit(script("print('hello')"))
     wait_until_ended(service, wide, behind)
     assert service.job(wide).failure_kind is FailureKind.COULD_NOT_START
@@ -176,13 +198,12 @@ def _made(settings: Settings) -> DataPaths:
 
 
 def test_the_queue_survives_the_server(
-    idle_service: Service, settings: Settings, script: Script
+    idle_service: Service, settings: Settings, serve: Serve, script: Script
 ) -> None:
     ids = [idle_service.submit(script("print('hello')")) for _ in range(3)]
     assert [idle_service.job(i).queue_position for i in ids] == [1, 2, 3]
     idle_service.close()
-    service = Service(settings)
-    service.start()
+    service = serve(settings)
     wait_until_ended(service, *ids)
     assert service.close() == 0
     idle_service.start(run_jobs=False)
@@ -214,11 +235,10 @@ def test_a_cancel_between_a_claim_and_its_supervisor_is_not_lost(
 
 
 def test_a_torch_that_cannot_be_loaded_stops_no_server(
-    two_devices: None, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    two_devices: None, settings: Settings, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    service = Service(settings)
-    service.start()
+    service = serve(settings)
     wait_until(lambda: "torch" not in {thread.name for thread in threading.enumerate()})
     assert service.empty_cache().cache_freed_bytes is None
     assert service.close() == 0
@@ -227,12 +247,12 @@ def test_a_torch_that_cannot_be_loaded_stops_no_server(
 def test_a_job_whose_supervisor_failed_is_taken_up_again_with_its_device(
     two_devices: None,
     settings: Settings,
+    serve: Serve,
     waiting: Waiting,
     gate: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    service = Service(settings)
-    service.start()
+    service = serve(settings)
     failing = threading.Event()
     tick = Supervisor.tick
 
@@ -261,6 +281,7 @@ def test_a_job_whose_supervisor_failed_is_taken_up_again_with_its_device(
 def test_what_survives_even_sigkill_keeps_its_device_until_it_is_gone(
     two_devices: None,
     settings: Settings,
+    serve: Serve,
     waiting: Waiting,
     gate: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -269,8 +290,7 @@ def test_what_survives_even_sigkill_keeps_its_device_until_it_is_gone(
     left: list[ProcessRow] = [survivor]
     monkeypatch.setattr(supervisor_module, "end_tree", lambda *_: Ended((survivor,), 1))
     monkeypatch.setattr(pool_module, "find_marked", lambda mark: left if mark.job_id == 1 else [])
-    service = Service(settings)
-    service.start()
+    service = serve(settings)
     first = _started(service, waiting())
     gate.touch()
     wait_until_ended(service, first)
@@ -301,16 +321,14 @@ def reaped() -> Iterator[list[int]]:
 
 
 def test_more_jobs_than_workers_are_adopted(
-    settings: Settings, waiting: Waiting, gate: Path, reaped: list[int]
+    settings: Settings, serve: Serve, waiting: Waiting, gate: Path, reaped: list[int]
 ) -> None:
-    first = Service(settings.model_copy(update={"workers": 3}))
-    first.start()
+    first = serve(settings.model_copy(update={"workers": 3}))
     ids = [_started(first, waiting()) for _ in range(3)]
     reaped += [first.job(i).pid or 0 for i in ids]
     queued = first.submit(waiting())
     assert first.close() == 3
-    second = Service(settings.model_copy(update={"workers": 1}))
-    second.start()
+    second = serve(settings.model_copy(update={"workers": 1}))
     assert all(second._pool.supervisor(i) for i in ids)
     assert second.job(queued).status is JobStatus.QUEUED
     assert "Found running, and supervised again" in [e.message for e in second.timeline(ids[0])]
@@ -327,15 +345,18 @@ def test_more_jobs_than_workers_are_adopted(
 
 
 def test_an_adopted_job_keeps_its_device(
-    two_devices: None, settings: Settings, waiting: Waiting, gate: Path, reaped: list[int]
+    two_devices: None,
+    settings: Settings,
+    serve: Serve,
+    waiting: Waiting,
+    gate: Path,
+    reaped: list[int],
 ) -> None:
-    first = Service(settings)
-    first.start()
+    first = serve(settings)
     ids = [_started(first, waiting()) for _ in range(2)]
     reaped += [first.job(i).pid or 0 for i in ids]
     assert first.close() == 2
-    second = Service(settings)
-    second.start()
+    second = serve(settings)
     assert [d.leased_by for d in second.machine().devices] == ids
     gate.touch()
     wait_until_ended(second, *ids)
@@ -352,6 +373,7 @@ def test_an_adopted_job_keeps_its_device(
 )
 def test_a_job_that_ended_without_a_server_gets_the_verdict_that_it_left(
     settings: Settings,
+    serve: Serve,
     script: Script,
     gate: Path,
     reaped: list[int],
@@ -365,8 +387,7 @@ def test_a_job_that_ended_without_a_server_gets_the_verdict_that_it_left(
         "while not os.path.exists(sys.argv[1]): time.sleep(0.02)\n"
         f"{then}\n"
     )
-    first = Service(settings)
-    first.start()
+    first = serve(settings)
     job_id = _started(first, script(source, str(gate)))
     reaped.append(first.job(job_id).pid or 0)
     assert first.close() == 1
@@ -374,8 +395,7 @@ def test_a_job_that_ended_without_a_server_gets_the_verdict_that_it_left(
     run = DataPaths(settings.data).run(job_id)
     wait_until(run.exit.exists)
     wait_until(lambda: psutil.Process(reaped[0]).status() == psutil.STATUS_ZOMBIE)
-    second = Service(settings)
-    second.start()
+    second = serve(settings)
     wait_until_ended(second, job_id)
     job = second.job(job_id)
     assert (job.status, job.error) == (status, error)
@@ -386,19 +406,17 @@ def test_a_job_that_ended_without_a_server_gets_the_verdict_that_it_left(
 
 
 def test_a_job_whose_pid_was_not_yet_written_down_is_found_by_its_mark(
-    settings: Settings, waiting: Waiting, gate: Path, reaped: list[int]
+    settings: Settings, serve: Serve, waiting: Waiting, gate: Path, reaped: list[int]
 ) -> None:
     """The server died between the launch and writing down whom it had launched."""
-    first = Service(settings)
-    first.start()
+    first = serve(settings)
     job_id = _started(first, waiting())
     pid = first.job(job_id).pid
     assert pid is not None
     reaped.append(pid)
     first.close()
     _forget_process(settings, job_id)
-    second = Service(settings)
-    second.start()
+    second = serve(settings)
     assert second.job(job_id).pid == pid
     second.cancel(job_id)
     wait_until_ended(second, job_id)
@@ -414,7 +432,7 @@ def _forget_process(settings: Settings, job_id: int) -> None:
 
 
 def test_a_strangers_process_with_the_pid_of_a_job_is_not_adopted(
-    settings: Settings, idle_service: Service, script: Script
+    settings: Settings, serve: Serve, idle_service: Service, script: Script
 ) -> None:
     """The machine was started anew meanwhile, and pids begin from small numbers."""
     job_id = idle_service.submit(script("print('hello')"))
@@ -423,8 +441,7 @@ def test_a_strangers_process_with_the_pid_of_a_job_is_not_adopted(
     store.change(job_id, JobStatus.QUEUED, JobStatus.RUNNING, "Started", **values)
     store.close()
     idle_service.close()
-    service = Service(settings)
-    service.start()
+    service = serve(settings)
     wait_until_ended(service, job_id)
     assert service.job(job_id).failure_kind is FailureKind.LOST
     assert service.close() == 0

@@ -90,7 +90,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     runs: list[Run] = []
 
     def start(source: str, *args: str, mark: Mark | None = None, **environment: str) -> Run:
-        mark = mark or Mark(len(runs) + 1, tmp_path.name)
+        mark = mark or Mark(len(runs) + 1, str(tmp_path))
         folder = tmp_path / f"run {len(runs)}"
         folder.mkdir()
         script = folder / "script.py"
@@ -245,7 +245,7 @@ def test_what_keeps_a_job_from_starting_is_said_in_a_sentence(
         "folder": tmp_path,
         "environment": _environment(tmp_path),
         "log": tmp_path / "log.txt",
-        "mark": Mark(1, tmp_path.name),
+        "mark": Mark(1, str(tmp_path)),
     }
     with pytest.raises(CouldNotStartError, match=f"^{words}$"):
         launch(LaunchSpec(**{**fields, **spoil(tmp_path)}))  # type: ignore[arg-type]
@@ -501,7 +501,7 @@ def test_neighbours_and_strangers_are_left_alone(
     start: Start, stranger: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     forever = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(600)"
-    nonce = tmp_path.name
+    nonce = str(tmp_path)
     run = start(forever, mark=Mark(1, nonce))
     others = [
         start(forever, mark=Mark(2, nonce)),
@@ -530,11 +530,14 @@ def test_these_are_never_signalled(pid: int, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_server_is_no_member_of_a_job_whose_mark_it_carries(tmp_path: Path) -> None:
     """As when somebody starts a server from within a job."""
     code = """
+import sys
 from backend.processes import Mark, find_marked
-print([row.id.pid for row in find_marked(Mark(1, "nonce"))])
+print([row.id.pid for row in find_marked(Mark(1, sys.argv[1]))])
 """
-    environment = {**os.environ, **Mark(1, "nonce").variables()}
-    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    nonce = str(tmp_path)
+    environment = {**os.environ, **Mark(1, nonce).variables()}
+    command = [sys.executable, "-c", code, nonce]
+    said = subprocess.run(command, env=environment, capture_output=True)
     assert said.stdout == b"[]\n", said.stderr
 
 

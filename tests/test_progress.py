@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.progress import (
@@ -413,6 +413,7 @@ def test_a_file_that_becomes_good_again_unchanged_is_no_problem_and_no_progress(
     assert reader.problem is None
 
 
+@settings(deadline=None)
 @given(contents=st.lists(st.binary(max_size=40) | DOCUMENTS.map(json.dumps), max_size=5))
 def test_looking_never_raises(
     tmp_path_factory: pytest.TempPathFactory, contents: list[bytes | str]

@@ -432,7 +432,9 @@ def _times(store: Store, job_id: int) -> list[datetime]:
 
 
 @given(name=st.text(), value=st.text())
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_text_comes_back_as_it_was(store: Store, name: str, value: str) -> None:
     job = store.get(store.add(_job(name=name, params={name: value})))
     assert job is not None

@@ -35,10 +35,7 @@ METRICS_FILE = "metrics.jsonl"
 STOP_FILE = "stop.json"
 
 PUBLISH_SECONDS = 0.25
-"""Least time between two publications that `log` makes itself."""
-
-TRAILING_SECONDS = 0.35
-"""After so long the background thread publishes what `log` left unpublished."""
+"""Least time between two publications."""
 
 MAX_POINTS = 2000
 RATE_SAMPLES = 20
@@ -100,7 +97,10 @@ class Run:
         self.resume_step = int(found.group(1)) if found else 0
         """The steps that are done already, by the name of that folder (step-00000500); or 0."""
 
-        self._lock = threading.RLock()  # a signal handler may log while its thread logs
+        # Reentrant: a signal handler may log while its thread logs. Who takes both takes the lock
+        # of the files first; while they are written the training goes on logging.
+        self._files_lock = threading.RLock()
+        self._lock = threading.RLock()
         self._status = "running"
         self._phase = "training"
         self._step: Optional[int] = self.resume_step if self.resume_from else None
@@ -121,7 +121,7 @@ class Run:
         self._rate: Deque[Tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
         self._published = -math.inf
         self._news = threading.Event()
-        self._trailing: Optional[threading.Thread] = None
+        self._publisher: Optional[threading.Thread] = None
         self._warned = False
 
         self._stop = False
@@ -242,9 +242,8 @@ class Run:
     def finish(self) -> None:
         """Say that the training has reached its end. Optional; what was logged is kept anyway."""
         if not self.silenced:
-            with self._lock:
-                self._status = "finished"
-                self._publish()
+            self._status = "finished"
+            self._publish()
 
     # What is kept of a call to log.
 
@@ -307,50 +306,50 @@ class Run:
     # Publication.
 
     def _tell(self) -> None:
-        """There is news: publish it now if the last publication is long ago, else leave it."""
-        if self.silenced:
+        """There is news. A thread of its own writes it: a disk that is slow for a moment would
+        cost the training more than all of its calls to `log`."""
+        if self._news.is_set() or self.silenced:
             return
-        if time.monotonic() - self._published >= PUBLISH_SECONDS:
-            self._publish()
-        elif not self._news.is_set():
-            self._news.set()
-            if self._trailing is None:
-                self._trailing = threading.Thread(target=self._publish_trailing, daemon=True)
-                self._trailing.start()
+        self._news.set()
+        if self._publisher is None:
+            self._publisher = threading.Thread(target=self._publish_news, daemon=True)
+            try:
+                self._publisher.start()
+            except RuntimeError:  # no more threads, or the interpreter is ending
+                self._publish()
 
-    def _publish_trailing(self) -> None:
+    def _publish_news(self) -> None:
         # Writes only what was logged: a beat of its own would hide a stuck training.
         while self._news.wait():
-            time.sleep(max(0.0, self._published + TRAILING_SECONDS - time.monotonic()))
-            with self._lock:
-                late = time.monotonic() - self._published >= TRAILING_SECONDS
-                if late and self._news.is_set():
-                    self._publish()
+            time.sleep(max(0.0, self._published + PUBLISH_SECONDS - time.monotonic()))
+            if self._news.is_set():
+                self._publish()
 
     def _publish_rest(self) -> None:
-        with self._lock:
-            if self._news.is_set() and not self.silenced:
-                self._publish()
+        if self._news.is_set() and not self.silenced:
+            self._publish()
 
     def _publish(self) -> None:
         assert self._progress is not None
         assert self._folder is not None
-        lines, self._lines = self._lines, []
-        document = self._document()
-        self._news.clear()
-        try:
-            if lines:
-                with open(self._folder / METRICS_FILE, "a", encoding="utf-8") as file:
-                    file.write("\n".join(lines) + "\n")
-            temporary = self._progress.with_name(
-                "{}.{}.tmp".format(self._progress.name, os.getpid())
-            )
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(document)
-            os.replace(temporary, self._progress)
-        except OSError as error:
-            self._warn(error)
-        self._published = time.monotonic()
+        with self._files_lock:
+            with self._lock:
+                lines, self._lines = self._lines, []
+                document = self._document()
+                self._news.clear()
+            try:
+                if lines:
+                    with open(self._folder / METRICS_FILE, "a", encoding="utf-8") as file:
+                        file.write("\n".join(lines) + "\n")
+                temporary = self._progress.with_name(
+                    "{}.{}.tmp".format(self._progress.name, os.getpid())
+                )
+                with open(temporary, "w", encoding="utf-8") as file:
+                    file.write(document)
+                os.replace(temporary, self._progress)
+            except OSError as error:
+                self._warn(error)
+            self._published = time.monotonic()
 
     def _document(self) -> str:
         texts = self._history.texts()
@@ -422,7 +421,8 @@ class Run:
     def _after_fork(self) -> None:
         """In a forked child: a data worker speaks for nobody, and dies of SIGTERM as before."""
         self.silenced = True
-        self._lock = threading.RLock()  # another thread of the parent may have held it
+        self._lock = threading.RLock()  # another thread of the parent may have held them
+        self._files_lock = threading.RLock()
         self._lines = []
         if self._handles_sigterm:
             signal.signal(signal.SIGTERM, self._earlier_handler or signal.SIG_DFL)
