@@ -1,6 +1,7 @@
 """What a failure was, and what to say of it: what happened, and what to try."""
 
 import json
+import re
 import signal
 import stat
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ EXPLANATIONS: Final[Mapping[FailureKind, str]] = {
 ADVICE: Final[Mapping[FailureKind, str]] = {
     FailureKind.TIMEOUT: "Look at the stacks and the last lines of the log for the place where it "
     "waits. If a step simply takes that long, retry with a longer timeout or report more often.",
-    FailureKind.CRASHED: "The traceback is at the end of the log; mend the cause and retry.",
+    FailureKind.CRASHED: "The traceback is at the end of the log. Mend the cause and retry; "
+    "for other parameters submit a new job like it.",
     FailureKind.GPU_OUT_OF_MEMORY: "Retry with a smaller batch size, a shorter context or a "
     "narrower model, or see on the GPU page who else holds memory.",
     FailureKind.HOST_OUT_OF_MEMORY: "Retry with a smaller batch size or fewer data workers, or "
@@ -34,6 +36,17 @@ ADVICE: Final[Mapping[FailureKind, str]] = {
     "may be used, then retry.",
     FailureKind.LOST: "The log and the curve are kept; retry when you are ready.",
 }
+
+_NO_TRACEBACK: Final = (
+    "It ended itself without a traceback: the last lines of the log say why. A retry runs the same "
+    "again; for other parameters submit a new job like it."
+)
+_TRACEBACK: Final = "Traceback (most recent call last)"
+_STACKS_OF: Final = re.compile(r"^=== Process (\d+):", re.MULTILINE)
+_FRAME: Final = re.compile(r'^  File "(.*)", line (\d+) in (.+)$', re.MULTILINE)
+_NOT_THEIRS: Final = re.compile(
+    r"/(?:site|dist)-packages/|/lib/python3|/backend/training/(?:runner|signalbox)\.py$|^<frozen"
+)
 
 _GPU_MEMORY_TYPES: Final = ("torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")
 _GPU_MEMORY_WORDS: Final = (
@@ -60,6 +73,34 @@ CANCELLED: Final = Verdict(JobStatus.CANCELLED)
 
 def failed(kind: FailureKind, error: str, finished_at: str | None = None) -> Verdict:
     return Verdict(JobStatus.FAILED, kind, error[:_MAX_MESSAGE], finished_at)
+
+
+def advice(kind: FailureKind, log_tail: str) -> str:
+    """What to try, in a sentence or two."""
+    if kind is FailureKind.CRASHED and _TRACEBACK not in log_tail:
+        return _NO_TRACEBACK
+    return ADVICE[kind]
+
+
+def where(stacks: str) -> str | None:
+    """Where the training stood by the last stacks taken: `next_batch (train.py, line 12)`.
+
+    The innermost frame of its main thread that is neither Python's nor a library's, else the
+    innermost of all. Source of the format: faulthandler.dump_traceback in Python's documentation.
+    """
+    starts = list(_STACKS_OF.finditer(stacks))
+    if not starts:
+        return None
+    training = starts[0].group(1)  # its workers, if any, come after it
+    last = [match for match in starts if match.group(1) == training][-1]
+    following = (match.start() for match in starts if match.start() > last.start())
+    text = stacks[last.end() : next(following, len(stacks))]
+    threads = re.split(r"^(?:Current thread|Thread) ", text, flags=re.MULTILINE)
+    frames = _FRAME.findall(threads[-1])  # the main thread is written last
+    if not frames:
+        return None
+    path, line, function = next((f for f in frames if not _NOT_THEIRS.search(f[0])), frames[0])
+    return f"{function} ({Path(path).name}, line {line})"
 
 
 @dataclass(frozen=True)

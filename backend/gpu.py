@@ -314,6 +314,13 @@ class JobMeter:
                 give_up.wait(SETTLE_INTERVAL_SECONDS)
         return [self._measurement(i, after[i], took[i], holders[i], is_ours) for i in after]
 
+    def back(self, is_ours: Callable[[int], bool]) -> bool:
+        """Whether every device that did not give its memory back at the end has done so since."""
+        return not any(
+            self._released(i, self._source.used_bytes(i), self._source.holders(i), is_ours) is False
+            for i in self._devices
+        )
+
     def _at_rest(
         self,
         index: int,
@@ -340,18 +347,6 @@ class JobMeter:
         is_ours: Callable[[int], bool],
     ) -> Measurement:
         baseline = self._baseline.get(index)
-        released: bool | None
-        if after is None:
-            released = None
-        elif index == -1:
-            released = after == 0
-        elif any(is_ours(holder.pid) for holder in holders):
-            released = False
-        elif baseline is None:
-            released = None
-        else:
-            # What is left above the baseline may be a stranger's, who came while the job ran.
-            released = after <= baseline + TOLERANCE_BYTES or bool(holders)
         return Measurement(
             device="host" if index == -1 else f"cuda:{index}",
             source=self._source.name if index >= 0 else "host",
@@ -360,9 +355,29 @@ class JobMeter:
             peak_bytes=self._peak.get(index),
             after_bytes=after,
             settle_seconds=round(took, 3) if after is not None else None,
-            released=released,
+            released=self._released(index, after, holders, is_ours),
             holders=tuple(holders),
         )
+
+    def _released(
+        self,
+        index: int,
+        used: int | None,
+        holders: Sequence[Holder],
+        is_ours: Callable[[int], bool],
+    ) -> bool | None:
+        """Whether the job's memory came back; None where that cannot be told."""
+        if used is None:
+            return None
+        if index == -1:
+            return used == 0
+        if any(is_ours(holder.pid) for holder in holders):
+            return False
+        baseline = self._baseline.get(index)
+        if baseline is None:
+            return None
+        # What is left above the baseline may be a stranger's, who came while the job ran.
+        return used <= baseline + TOLERANCE_BYTES or bool(holders)
 
 
 def _visible(setting: str | None, index: int, uuid: str) -> bool:

@@ -10,7 +10,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend.models import Job, JobStatus, utc_now
 from backend.paths import DataPaths
-from backend.processes import Mark, ProcessId, find_marked
 from backend.supervisor import Supervisor, Surroundings, leader_of
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ class Pool:
         self._lock = threading.Lock()
         self._supervisors: dict[int, Supervisor] = {}
         self._leases = Leases(device.index for device in around.source.devices())
-        self._lingering: dict[int, tuple[ProcessId, ...]] = {}
+        self._lingering: dict[int, Supervisor] = {}
         self._closing = threading.Event()
         self._executor: ThreadPoolExecutor | None = None
         self._housekeeper = threading.Thread(
@@ -171,8 +170,8 @@ class Pool:
             logger.exception("The supervisor of job %s failed", supervisor.job_id)
         with self._lock:
             self._supervisors.pop(supervisor.job_id, None)
-            if supervisor.survivors:
-                self._lingering[supervisor.job_id] = tuple(supervisor.survivors)
+            if supervisor.lingers:
+                self._lingering[supervisor.job_id] = supervisor
             elif not failed:
                 self._leases.give_back(supervisor.job_id)
         try:
@@ -188,9 +187,9 @@ class Pool:
                 logger.exception("Housekeeping failed; it will be tried again")
 
     def tick(self) -> None:
-        """Give back devices whose last holders have died, mend ghosts, look at the queue."""
-        for job_id in tuple(self._lingering):
-            if not find_marked(Mark(job_id, self._around.nonce)):
+        """Give back devices whose memory has come back late, mend ghosts, look at the queue."""
+        for job_id, supervisor in tuple(self._lingering.items()):
+            if supervisor.cleared():
                 with self._lock:
                     self._lingering.pop(job_id, None)
                     self._leases.give_back(job_id)

@@ -307,11 +307,15 @@ def take_stacks(rows: Iterable[ProcessRow], path: Path, patience_seconds: float 
     answered = 0
     deadline = time.monotonic() + patience_seconds  # for all together: a supervisor waits here
     for row in rows:
-        if not _catches(row.id.pid, STACKS_SIGNAL):
+        stopped = row.state == "T"  # it cannot answer, and is not woken for it
+        if not stopped and not _catches(row.id.pid, STACKS_SIGNAL):
             continue
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(f"\n=== Process {row.id.pid}: {command_line(row.id.pid)}\n")
+                if stopped:
+                    file.write("It is stopped, as by SIGSTOP or Ctrl-Z.\n")
+                    continue
             before = path.stat().st_size
             if not send_signal(row.id, STACKS_SIGNAL):
                 continue

@@ -94,6 +94,8 @@ class CharLmParams(TorchParams):
             raise ValueError(f"Give the whole path: {str(path)!r} does not start at the root.")
         if not path.is_file():
             raise ValueError(f"There is no file at {str(path)!r}.")
+        if path.stat().st_size == 0:
+            raise ValueError(f"The file at {str(path)!r} is empty.")
         return path
 
     @field_validator("width")
@@ -177,7 +179,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         Recipe(
             "char_lm",
             "Character language model",
-            "A small GPT learns to write, byte by byte, from any text.",
+            "A small GPT learns to write from any text, byte by byte.",
             CharLmParams,
             "backend.training.recipes.char_lm",
         ),

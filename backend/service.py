@@ -399,7 +399,11 @@ class Service:
         percent = reading.progress_percent
         if percent is None and step is not None and total:
             percent = 100 * step / total
-        rate = reading.steps_per_second or (step / elapsed if step and elapsed else None)
+        silent = live.silent_seconds if live else 0.0
+        if job.failure_kind is FailureKind.TIMEOUT:
+            silent = job.timeout_seconds
+        worked = (elapsed or 0.0) - silent  # the rate of the time before it fell silent
+        rate = reading.steps_per_second or (step / worked if step and worked > 1 else None)
         remaining = reading.remaining_seconds
         if remaining is None and rate and step is not None and total:
             remaining = max(0.0, (total - step) / rate)
@@ -460,9 +464,10 @@ class Service:
             last_step=failure.last_step,
             log_tail=failure.log_tail,
             stacks=failure.stacks,
+            where=diagnosis.where(failure.stacks),
             at=failure.at,
             explanation=diagnosis.EXPLANATIONS[failure.kind],
-            advice=diagnosis.ADVICE[failure.kind],
+            advice=diagnosis.advice(failure.kind, failure.log_tail),
         )
 
 

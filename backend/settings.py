@@ -1,7 +1,7 @@
 """The settings: the one place that reads the environment."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -71,8 +71,16 @@ def read_settings() -> Settings:
         first = error.errors()[0]
         variable = f"SIGNALBOX_{first['loc'][0]}".upper()
         value = "a secret" if variable == "SIGNALBOX_TOKEN" else repr(first["input"])
-        raise SettingsError(f"{variable} is {value}, but {_plain(first['msg'])}") from None
+        sentence = _SENTENCES.get(first["type"])
+        wrong = sentence.format(**first.get("ctx", {})) if sentence else f"{first['msg']}."
+        raise SettingsError(f"{variable} is {value}, but {wrong}") from None
 
 
-def _plain(message: str) -> str:
-    return message.replace("Input should", "it should", 1).removesuffix(".") + "."
+_SENTENCES: Final = {
+    "greater_than": "it must be more than {gt:g}.",
+    "greater_than_equal": "it must be at least {ge:g}.",
+    "less_than_equal": "it must be at most {le:g}.",
+    "int_parsing": "it must be a whole number.",
+    "float_parsing": "it must be a number.",
+    "finite_number": "it must be a finite number.",
+}

@@ -77,6 +77,9 @@ def check(submission: Submission, gpu_count: int) -> tuple[Params | None, list[P
     if gpus is not None and not 0 <= gpus <= gpu_count:
         have = f"has {gpu_count}" if gpu_count else "has none"
         problems.append(Problem("gpus", f"Cannot be {gpus}: this machine {have}."))
+    elif getattr(params, "device", None) == "cuda" and not (gpu_count if gpus is None else gpus):
+        who = "This job gets no GPU" if gpu_count else "This machine has no GPU"
+        problems.append(Problem("device", f"{who}; choose auto or cpu."))
     problems += _env_problems(submission.env)
     return params, problems
 

@@ -28,6 +28,7 @@ from backend.processes import (
     adopt,
     end_tree,
     find_leader,
+    find_marked,
     launch,
     take_stacks,
 )
@@ -90,7 +91,9 @@ class Supervisor:
         self.job_id = job.id
         self.devices = tuple(devices)
         self.survivors: Sequence[ProcessId] = ()
-        """What lives on after the job's end in spite of everything; it may hold a device."""
+        """What lives on after the job's end in spite of everything."""
+        self.lingers = False
+        """Something of the ended job lives on or holds memory: its devices are not free yet."""
         self._job = job
         self._paths = paths
         self._settings = around.settings
@@ -127,6 +130,10 @@ class Supervisor:
         """Stop watching; the job goes on without this server."""
         self._detach.set()
         self._wake.set()
+
+    def cleared(self) -> bool:
+        """Whether nothing of the ended job lives or holds memory any more."""
+        return not find_marked(self._mark) and self._meter.back(self._pids.__contains__)
 
     def live(self) -> Live:
         return Live(
@@ -304,6 +311,7 @@ class Supervisor:
             measurements = self._meter.settle(
                 self._pids.__contains__, self._host_left_bytes, self._detach
             )
+            self.lingers = bool(self.survivors) or any(m.released is False for m in measurements)
             cleanups = [
                 _cleanup(self.job_id, reason, measured, cache.freed_bytes)
                 for measured in measurements

@@ -88,6 +88,7 @@ class FailureView:
     last_step: int | None
     log_tail: str
     stacks: str
+    where: str | None  # the user's own frame that it stood in, where stacks were taken
     at: datetime
     explanation: str  # what happened, one sentence
     advice: str  # what to try, one sentence

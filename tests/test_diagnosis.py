@@ -15,10 +15,12 @@ from backend.diagnosis import (
     EXPLANATIONS,
     ExitRecord,
     Verdict,
+    advice,
     failed,
     read_exit,
     signal_name,
     verdict_of,
+    where,
 )
 from backend.models import FailureKind, JobStatus
 
@@ -193,3 +195,50 @@ def test_any_record_leads_to_a_verdict(
     for text in (verdict.error or "", verdict.finished_at or ""):
         text.encode("utf-8")
         assert "\0" not in text
+
+
+STACKS = """
+=== Process 7: python train.py
+Thread 0x00007f1 (most recent call first):
+  File "/work/backend/training/signalbox.py", line 300 in _publish_news
+  File "/usr/lib/python3.11/threading.py", line 982 in run
+
+Current thread 0x00007f2 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 327 in wait
+  File "/home/me/venv/lib/python3.11/site-packages/torch/utils/data/dataloader.py", line 1 in get
+  File "/home/me/training/train.py", line 12 in next_batch
+  File "/home/me/training/train.py", line 40 in <module>
+  File "/work/backend/training/runner.py", line 181 in _run_as_main
+
+=== Process 8: python train.py
+Current thread 0x00007f3 (most recent call first):
+  File "/home/me/training/worker.py", line 3 in load
+"""
+
+
+def test_where_it_stood_is_the_users_own_innermost_frame_of_the_main_thread() -> None:
+    assert where(STACKS) == "next_batch (train.py, line 12)"
+
+
+def test_of_several_dumps_the_last_counts() -> None:
+    later = STACKS.replace("line 12 in next_batch", "line 13 in evaluate")
+    assert where(STACKS + later) == "evaluate (train.py, line 13)"
+
+
+def test_where_there_is_no_frame_of_the_users_the_innermost_is_told() -> None:
+    stacks = '=== Process 7: x\n  File "/usr/lib/python3.11/queue.py", line 171 in get\n'
+    assert where(stacks) == "get (queue.py, line 171)"
+
+
+@given(st.text())
+def test_any_text_may_stand_where_stacks_should(text: str) -> None:
+    assert where("") is None
+    where(text)
+    where(STACKS + text)
+
+
+def test_a_crash_without_a_traceback_is_not_sent_to_look_for_one() -> None:
+    with_one = advice(FailureKind.CRASHED, "Traceback (most recent call last):\n  …")
+    without = advice(FailureKind.CRASHED, "This job asks for a GPU.")
+    assert "traceback is at the end" in with_one
+    assert "without a traceback" in without

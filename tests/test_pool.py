@@ -13,7 +13,6 @@ from typing import Any
 import psutil
 import pytest
 
-from backend import pool as pool_module
 from backend import service as service_module
 from backend import supervisor as supervisor_module
 from backend.gpu import Device, Holder, SourceName
@@ -289,7 +288,9 @@ def test_what_survives_even_sigkill_keeps_its_device_until_it_is_gone(
     survivor = ProcessRow(ProcessId(4_000_000, "boot:1"), 1, "D", 1000)
     left: list[ProcessRow] = [survivor]
     monkeypatch.setattr(supervisor_module, "end_tree", lambda *_: Ended((survivor,), 1))
-    monkeypatch.setattr(pool_module, "find_marked", lambda mark: left if mark.job_id == 1 else [])
+    monkeypatch.setattr(
+        supervisor_module, "find_marked", lambda mark: left if mark.job_id == 1 else []
+    )
     service = serve(settings)
     first = _started(service, waiting())
     gate.touch()
@@ -305,6 +306,34 @@ def test_what_survives_even_sigkill_keeps_its_device_until_it_is_gone(
     service._pool.tick()
     assert service.machine().devices[0].leased_by is None
     assert service.close() == 0
+
+
+def test_a_device_whose_memory_does_not_come_back_waits_for_it(
+    two_devices: None,
+    settings: Settings,
+    serve: Serve,
+    waiting: Waiting,
+    gate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = {0: 1000, 1: 1000}
+    monkeypatch.setattr(TwoDevices, "used_bytes", lambda _, index: used[index])
+    service = serve(settings)
+    first = _started(service, waiting())
+    used[0] = 2**30  # of a driver that does not give it back, with nobody who holds it
+    gate.touch()
+    wait_until_ended(service, first)
+    (cleanup,) = service.cleanups(first)
+    assert cleanup.released is False
+    wait_until(lambda: service._pool.supervisor(first) is None)
+    service._pool.tick()
+    assert service.machine().devices[0].leased_by == first
+    second = service.submit(waiting())
+    wait_until_ended(service, second)
+    assert service.job(second).devices == [1], "Other jobs go on."
+    used[0] = 1000
+    service._pool.tick()
+    assert service.machine().devices[0].leased_by is None
 
 
 # Across servers

@@ -184,6 +184,8 @@ def test_a_silent_job_is_ended_with_its_exact_message_its_stacks_and_its_log(
     assert failure
     assert failure.message == message
     assert "wait_forever" in failure.stacks
+    assert failure.where
+    assert failure.where.startswith("wait_forever (script")
     assert failure.log_tail == "about to wait"
     assert failure.seconds_without_progress is not None
     assert failure.seconds_without_progress >= 1.2
@@ -481,6 +483,25 @@ def test_every_wrong_field_is_named_and_nothing_is_queued(idle_service: Service)
         idle_service.submit(wrong)
     assert list(caught.value.problems) == problems
     assert idle_service.jobs().total == 0
+
+
+def test_what_this_machine_cannot_do_is_refused_before_the_queue(
+    idle_service: Service, tmp_path: Path
+) -> None:
+    if idle_service.gpu_count:
+        pytest.skip("This machine has a GPU.")
+    (problem,) = idle_service.validate(Submission(recipe="digits", params={"device": "cuda"}))
+    assert (problem.field, problem.message) == (
+        "device",
+        "This machine has no GPU; choose auto or cpu.",
+    )
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    (problem,) = idle_service.validate(
+        Submission(recipe="char_lm", params={"text_path": str(empty)})
+    )
+    assert problem.field == "text_path"
+    assert "is empty" in problem.message
 
 
 def test_an_unknown_recipe_is_named_with_those_that_exist(idle_service: Service) -> None:
