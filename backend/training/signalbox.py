@@ -34,9 +34,13 @@ PROGRESS_FILE = "progress.json"
 METRICS_FILE = "metrics.jsonl"
 STOP_FILE = "stop.json"
 
-PUBLISH_SECONDS = 0.25
-"""Least time between two publications."""
+PUBLISH_SECONDS = (0.25, 0.5)
+"""Time between two publications, at least and at most."""
 
+PUBLISH_SHARE = 0.002
+"""The share of the time that publications should take; between those bounds they keep to it."""
+
+STOP_LOOK_SECONDS = 0.25
 MAX_POINTS = 2000
 RATE_SAMPLES = 20
 
@@ -120,6 +124,7 @@ class Run:
         self._started = time.monotonic()
         self._rate: Deque[Tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
         self._published = -math.inf
+        self._interval = PUBLISH_SECONDS[0]
         self._news = threading.Event()
         self._publisher: Optional[threading.Thread] = None
         self._warned = False
@@ -235,7 +240,7 @@ class Run:
         if not self._stop and self._folder is not None:
             now = time.monotonic()
             if now >= self._next_look:
-                self._next_look = now + PUBLISH_SECONDS
+                self._next_look = now + STOP_LOOK_SECONDS
                 self._stop = (self._folder / STOP_FILE).exists()
         return self._stop
 
@@ -321,7 +326,7 @@ class Run:
     def _publish_news(self) -> None:
         # Writes only what was logged: a beat of its own would hide a stuck training.
         while self._news.wait():
-            time.sleep(max(0.0, self._published + PUBLISH_SECONDS - time.monotonic()))
+            time.sleep(max(0.0, self._published + self._interval - time.monotonic()))
             if self._news.is_set():
                 self._publish()
 
@@ -333,6 +338,7 @@ class Run:
         assert self._progress is not None
         assert self._folder is not None
         with self._files_lock:
+            begin = time.monotonic()
             with self._lock:
                 lines, self._lines = self._lines, []
                 document = self._document()
@@ -350,6 +356,8 @@ class Run:
             except OSError as error:
                 self._warn(error)
             self._published = time.monotonic()
+            least, most = PUBLISH_SECONDS
+            self._interval = min(most, max(least, (self._published - begin) / PUBLISH_SHARE))
 
     def _document(self) -> str:
         texts = self._history.texts()
