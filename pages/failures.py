@@ -2,13 +2,14 @@
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import streamlit as st
 
 from backend import runtime
 from backend.models import FailureKind, JobStatus
 from backend.views import FailureView
-from pages.parts import bars, cards, formats
+from pages.parts import bars, cards, details, formats
 from pages.parts.live import watch
 
 DAYS = 14
@@ -69,22 +70,14 @@ def card(failure: FailureView) -> None:
             with st.container(width="stretch"):
                 cards.job_link(job)
             cards.retry_button(job.job_id, "failures")
-        st.code(failure.message or formats.NOTHING, language=None, wrap_lines=True)
-        st.caption(f"{reached(failure)} · {formats.ago(failure.at)}, {cards.when(failure.at)}")
-        st.text(failure.explanation)
-        st.markdown(f"**What to try:** {formats.escape(failure.advice, 500)}")
+        details.told(failure, f"{formats.ago(failure.at)}, {cards.when(failure.at)}")
         with st.expander("Log tail and stacks", icon=":material/notes:", key=f"tail-{job.job_id}"):
             st.caption("The end of the log")
-            st.code(failure.log_tail or "The log is empty.", language=None, height=240)
+            long = failure.log_tail.count("\n") > details.SHORT_LOG
+            height: Literal["content"] | int = 240 if long else "content"
+            st.code(failure.log_tail or "The log is empty.", language=None, height=height)
             st.caption("Where the process stood when it was stopped")
             st.code(failure.stacks or "No stacks were taken.", language=None, wrap_lines=True)
-
-
-def reached(failure: FailureView) -> str:
-    """How far it came and how long it was silent."""
-    step = "No step reported" if failure.last_step is None else f"Last step {failure.last_step:,}"
-    silent = failure.seconds_without_progress
-    return step + ("" if silent is None else f" · {formats.duration(silent)} without progress")
 
 
 st.title("Failures")

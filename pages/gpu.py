@@ -3,9 +3,9 @@
 import streamlit as st
 
 from backend import runtime
-from backend.models import Cleanup
-from backend.views import DeviceView
-from pages.parts import bars, cleanups, formats
+from backend.models import Cleanup, JobStatus
+from backend.views import DeviceView, JobFilter
+from pages.parts import bars, cards, cleanups, formats
 from pages.parts.live import watch
 
 BARS = 12
@@ -24,6 +24,21 @@ def memory() -> None:
     with st.grid(2, min_column_width=360):
         for device in machine.devices:
             device_card(device)
+    users()
+
+
+def users() -> None:
+    """What each running job uses of it."""
+    running = JobFilter(statuses=frozenset({JobStatus.RUNNING}), descending=False)
+    for job in runtime.service().jobs(running).jobs:
+        if job.memory_bytes is None:
+            used = "not measured yet"
+        else:
+            peak = job.peak_memory_bytes or job.memory_bytes
+            used = f"uses {formats.size(job.memory_bytes)} now, {formats.size(peak)} at its peak"
+        with st.container(horizontal=True, vertical_alignment="center"):
+            cards.job_link(job)
+            st.caption(used, width="content")
 
 
 def device_card(device: DeviceView) -> None:
@@ -79,11 +94,7 @@ def done() -> None:
     measured = [c for c in rows if c.before_bytes is not None and c.after_bytes is not None]
     if measured:
         bars.pairs([cleanups.pair_of(c) for c in measured[:BARS]])
-    st.dataframe(
-        [cleanups.as_row(c) for c in rows],
-        hide_index=True,
-        alt="Memory before and after each cleanup",
-    )
+    cleanups.table(rows)
 
 
 st.title("GPU")

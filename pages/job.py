@@ -6,9 +6,9 @@ from backend import runtime
 from backend.models import JobStatus
 from backend.service import UnknownJobError
 from backend.views import JobView
-from pages.parts import cards, details, formats
+from pages.parts import cards, details, formats, heading
 from pages.parts.chart import live_chart
-from pages.parts.live import live
+from pages.parts.live import live, start_at_top
 
 
 def asked_for() -> JobView | None:
@@ -27,14 +27,14 @@ def unknown() -> None:
     if text is None:
         st.text("This page shows one job; its address ends in its number, as in /job?id=12.")
     else:
-        st.text(f"There is no job {formats.one_line(text, 40)!r} here. Jobs have numbers: 1, 2, 3.")
+        st.text(f"There is no job {formats.one_line(text, 40)} here.")
     st.page_link("jobs.py", label="See all jobs", icon=":material/list:")
 
 
 def job_page(job_id: int) -> bool:
     """Draw the job; say whether it can still change."""
     job = runtime.service().job(job_id)
-    header(job)
+    heading.heading(job)
     if job.status == JobStatus.QUEUED:
         st.text(waiting(job))
     else:
@@ -54,44 +54,11 @@ def job_page(job_id: int) -> bool:
         details.log(job)
         details.timeline(job)
     with right:
-        details.figures(job)
+        details.figures(job, points)
         details.memory(job)
         details.parameters(job)
         details.files(job)
     return not job.status.ended
-
-
-def header(job: JobView) -> None:
-    """Name, lamp, and the buttons that act on this job."""
-    st.title(formats.escape(job.name), anchor=False)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        cards.show_lamp(cards.lamp_of(job))
-        st.caption(" · ".join(life(job)), width="content")
-        st.space("stretch")
-        if cards.stalled(job):
-            cards.extend_button(job)
-        if not job.status.ended:
-            cards.cancel_button(job, "job")
-        st.page_link(
-            "submit.py",
-            label="Submit like this",
-            icon=":material/content_copy:",
-            query_params={"like": str(job.job_id)},
-        )
-        if job.status.ended:  # not where Cancel was: a second click there must do nothing
-            cards.retry_button(job.job_id, "job")
-
-
-def life(job: JobView) -> list[str]:
-    """The job's number, recipe and times, in a line."""
-    parts = [f"Job {job.job_id}", formats.escape(job.recipe)]
-    if job.parent_id is not None:
-        parts.append(f"retry of job {job.parent_id}")
-    if job.finished_at:
-        return [*parts, *cards.ran(job), f"ended {formats.ago(job.finished_at)}"]
-    if job.started_at:
-        return [*parts, f"started {formats.ago(job.started_at)}"]
-    return [*parts, f"submitted {formats.ago(job.created_at)}"]
 
 
 def waiting(job: JobView) -> str:
@@ -116,3 +83,4 @@ if job is None:
 else:
     number = job.job_id
     live(lambda: job_page(number), not job.status.ended)
+    start_at_top(f"job-{number}")

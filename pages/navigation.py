@@ -12,6 +12,15 @@ from pages.parts.live import turn
 PARTS = Path(__file__).parent / "parts"
 LOGO = str(PARTS / "logo.svg")
 WORDMARK = str(PARTS / "wordmark.svg")
+PHONE = """<style>
+@media (max-width: 640px) {
+  [class*="st-key-row-"] { row-gap: 0; padding-bottom: 0.5rem;
+    border-bottom: 1px solid rgba(128, 128, 128, 0.25); }
+  :last-child > [class*="st-key-row-"] { border-bottom: 0; }
+  [class*="st-key-said-"], div:has(> [class*="st-key-said-"]) { max-width: 240px; }
+}
+</style>"""
+"""A job's two lines are nearer to each other than to the next job's."""
 
 
 def strip() -> None:
@@ -35,6 +44,7 @@ def strip() -> None:
 
 
 st.set_page_config(page_title="Signalbox", page_icon=LOGO, layout="wide")
+st.html(PHONE)
 st.logo(WORDMARK, size="large", icon_image=LOGO)
 page = st.navigation(
     [

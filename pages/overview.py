@@ -13,7 +13,6 @@ from pages.parts import bars, cards, formats
 from pages.parts.live import go_to_job, live
 
 ENDED = frozenset(status for status in JobStatus if status.ended)
-SPARK_POINTS = 60
 
 
 def overview() -> bool:
@@ -64,9 +63,9 @@ def card(job: JobView) -> None:
             cards.cancel_button(job, "card")
         cards.track(job)
         losses = [p.values.get("train_loss") for p in runtime.service().history(job.job_id)]
-        drawn = [loss for loss in losses if loss is not None][-SPARK_POINTS:]
+        drawn = [loss for loss in losses if loss is not None]
         if len(drawn) > 1:
-            bars.sparkline(drawn, f"Train loss over the last {len(drawn)} points")
+            bars.sparkline(drawn, f"Train loss so far, over {len(drawn):,} points")
         held_out = "" if job.eval_loss is None else f", held-out {formats.figure(job.eval_loss)}"
         st.caption(
             "The loss appears with the first point that is logged."

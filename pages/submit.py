@@ -23,26 +23,38 @@ def like() -> tuple[int, Submission] | None:
         return None
 
 
+def note_recipe() -> None:
+    """The address says which recipe is chosen, and is where it is read."""
+    st.query_params["recipe"] = st.session_state["recipe"]
+
+
 st.title("Submit")
 model = like()
 if model:
     number, earlier = model
     st.caption(f"Filled in like job {number}.")
-    recipe = earlier.recipe if earlier.recipe in RECIPES else next(iter(RECIPES))
     form_key = f"like-{number}"
 else:
-    earlier, recipe, form_key = Submission(recipe="digits"), next(iter(RECIPES)), "new"
+    earlier, form_key = Submission(recipe="digits"), "new"
 
+asked = st.query_params.get("recipe", earlier.recipe)
+st.session_state["recipe"] = asked if asked in RECIPES else next(iter(RECIPES))
 chosen = st.segmented_control(
     "Recipe",
     list(RECIPES),
-    default=recipe,
     required=True,
     format_func=lambda key: RECIPES[key].title,
-    key=f"recipe-{form_key}",
+    key="recipe",
+    on_change=note_recipe,
     label_visibility="collapsed",
 )
 assert chosen is not None
-st.text(RECIPES[chosen].sentence)
+recipe = RECIPES[chosen]
+st.text(recipe.sentence)
+if recipe.module is None:
+    st.markdown(
+        "Two lines after `import signalbox` give it a live curve: `run = signalbox.start()`, and "
+        "at each step `run.log(step, train_loss=loss)`. More in `docs/writing-a-job.md`."
+    )
 start = earlier if chosen == earlier.recipe else Submission(recipe=chosen)
-Form(RECIPES[chosen], start, f"{form_key}-{chosen}").draw()
+Form(recipe, start, f"{form_key}-{chosen}").draw()

@@ -13,6 +13,7 @@ from pages.parts.formats import one_line
 BEFORE: Final = "#d9822b"
 AFTER: Final = "#3d94d6"
 TRACK: Final = "rgba(128, 128, 128, 0.14)"
+SPARK_POINTS: Final = 60
 DAY_HEIGHT: Final = 96  # pixels of the highest day
 
 
@@ -55,7 +56,8 @@ def days(
 
 
 def sparkline(values: Sequence[float], words: str) -> None:
-    """A curve of a hand's breadth; `words` say what it shows."""
+    """A whole curve at a hand's breadth; `words` say what it shows."""
+    values = thinned(values)
     low, high = min(values), max(values)
     reach = (high - low) or 1
     points = " ".join(
@@ -72,6 +74,14 @@ def sparkline(values: Sequence[float], words: str) -> None:
         f'<img alt="{_text(words)}" style="width:100%;height:44px;display:block" '
         f'src="data:image/svg+xml,{quote(drawing)}">'
     )
+
+
+def thinned(values: Sequence[float], most: int = SPARK_POINTS) -> Sequence[float]:
+    """At most so many of them, evenly spaced, the first and the last among them."""
+    last = len(values) - 1
+    if last < most:
+        return values
+    return [values[round(n * last / (most - 1))] for n in range(most)]
 
 
 def _bar(amount_and_words: tuple[float, str], top: float, color: str, which: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 import streamlit as st
@@ -38,6 +38,7 @@ REQUESTS: Final = {
     RequestKind.CANCELLING: Lamp("cancelling", ":material/hourglass_top:", "orange"),
     RequestKind.PAUSING: Lamp("pausing", ":material/hourglass_top:", "violet"),
 }
+STARTING: Final = timedelta(seconds=20)
 TIMED_OUT: Final = Lamp("timed out", ":material/timer_off:", "orange")
 
 
@@ -88,9 +89,14 @@ def standing(job: JobView) -> str:
         parts.append(f"{formats.figure(job.samples_per_second, 3)} samples/s")
     elif job.steps_per_second:
         parts.append(f"{formats.figure(job.steps_per_second, 3)} steps/s")
-    if job.remaining_seconds is not None and not job.status.ended:
+    if job.remaining_seconds is not None and not job.status.ended and not job.requested:
         parts.append(f"{formats.duration(job.remaining_seconds)} left")
-    return _sentence(parts) or f"No progress reported{'' if job.status.ended else ' yet'}"
+    if parts or job.status.ended:
+        return _sentence(parts) or "No progress reported"
+    new = job.started_at is not None and datetime.now(UTC) - job.started_at < STARTING
+    if new and not job.requested:
+        return "Starting: Python and its libraries are being loaded"
+    return "No progress reported yet"
 
 
 def _sentence(parts: Sequence[str]) -> str:
@@ -142,8 +148,11 @@ def _result(job: JobView) -> list[str]:
         case JobStatus.FAILED:
             return [formats.one_line(job.error or "", 64)]
         case _:
-            best = job.best_eval_loss if job.best_eval_loss is not None else job.eval_loss
-            held_out = [] if best is None else [f"held-out {formats.figure(best)}"]
+            if job.best_eval_loss is not None:
+                return [f"best held-out {formats.figure(job.best_eval_loss)}", *ran(job)]
+            held_out = (
+                [] if job.eval_loss is None else [f"held-out {formats.figure(job.eval_loss)}"]
+            )
             return held_out + ran(job)
 
 
@@ -163,7 +172,7 @@ def row(job: JobView, place: str) -> None:
             show_lamp(lamp_of(job))
         with st.container(width="stretch"):
             job_link(job)
-        with st.container(width=240):
+        with st.container(width=290, key=f"said-{place}-{job.job_id}"):
             st.caption(formats.escape(outcome(job), 200))
         with st.container(width=72):
             if job.status.ended:

@@ -37,7 +37,8 @@ function theme(element) {
 // On a touch screen a drag scrolls the page, and the buttons would lie on the legend.
 const touch = () => matchMedia("(pointer: coarse)").matches
 
-// JSON has no NaN: null is a gap in the line.
+// JSON has no NaN: null is a gap in the line. Each label says the step of its own point, because the
+// losses are measured at different steps.
 function traces(panel, look) {
   const drawn = panel.series.map((series) => {
     const color = look.colors[series.color % look.colors.length]
@@ -45,7 +46,7 @@ function traces(panel, look) {
     return {
       type: "scatter", mode: few ? "lines+markers" : "lines", name: series.name, x: series.x, y: series.y,
       line: { color, width: series.color ? 2.2 : 1.6 }, marker: { color, size: series.x.length === 1 ? 7 : 4 },
-      connectgaps: false, hovertemplate: "%{y:.5~g}",
+      connectgaps: false, hovertemplate: "step %{x:,d}: %{y:.5~g}",
     }
   })
   if (panel.best) {
@@ -53,7 +54,7 @@ function traces(panel, look) {
     drawn.push({
       type: "scatter", mode: "markers", name: "Best held-out", x: [panel.best.x], y: [panel.best.y],
       marker: { symbol: "star", size: 13, color, line: { color: look.paper, width: 1.5 } },
-      hovertemplate: "%{y:.5~g}",
+      hovertemplate: "step %{x:,d}: %{y:.5~g}",
     })
   }
   return drawn
@@ -65,7 +66,7 @@ function layout(panel, look, revision, main) {
     tickfont: { color: look.quiet }, spikecolor: look.quiet, spikethickness: 1, spikedash: "solid",
   }
   return {
-    uirevision: revision, autosize: true, hovermode: "x unified", showlegend: main,
+    uirevision: revision, autosize: true, hovermode: "x", showlegend: main,
     dragmode: touch() ? false : "zoom",
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: look.font, color: look.text, size: main ? 12 : 11 },
@@ -74,7 +75,7 @@ function layout(panel, look, revision, main) {
     modebar: { bgcolor: "rgba(0,0,0,0)", color: look.quiet, activecolor: look.text },
     hoverlabel: { bgcolor: look.paper, bordercolor: look.line, font: { color: look.text } },
     xaxis: { ...axis, title: main ? { text: "step", standoff: 4, font: { color: look.quiet } } : undefined,
-      rangemode: "tozero", hoverformat: ",d", unifiedhovertitle: { text: "step %{x}" }, nticks: main ? undefined : 5 },
+      rangemode: "tozero", hoverformat: ",d", nticks: main ? undefined : 5 },
     yaxis: { ...axis, nticks: main ? undefined : 4, exponentformat: "power" },
   }
 }

@@ -114,11 +114,18 @@ def _series(points: Sequence[Point], name: str, color: int) -> dict[str, Any]:
 
 
 def _best(points: Sequence[Point]) -> dict[str, float] | None:
-    held_out = [(v, p.step) for p in points if (v := p.values.get("eval_loss")) is not None]
-    if not held_out:
-        return None
-    value, step = min(held_out)
-    return {"x": step, "y": value}
+    best = best_held_out(points)
+    return None if best is None else {"x": best[1], "y": best[0]}
+
+
+def held_out(points: Sequence[Point]) -> list[tuple[float, int]]:
+    """Each measured held-out loss with its step, as they were logged."""
+    return [(v, p.step) for p in points if (v := p.values.get("eval_loss")) is not None]
+
+
+def best_held_out(points: Sequence[Point]) -> tuple[float, int] | None:
+    """The lowest held-out loss and the first step that had it."""
+    return min(held_out(points), default=None)
 
 
 def _short(value: float | None) -> float | None:

@@ -1,17 +1,30 @@
 """The sections of a job's page: figures, parameters, memory, timeline, files, log, failure."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import streamlit as st
 
 from backend import runtime, stall
-from backend.models import FailureKind
-from backend.views import JobView
+from backend.models import Event, FailureKind, JobStatus
+from backend.progress import Point
+from backend.views import FailureView, JobView
 from pages.parts import cards, formats
+from pages.parts.chart import best_held_out, held_out
 
 LOG_LINES: Final = 200
 SHORT_LOG: Final = 12  # lines
+
+MEMORY_HELP: Final = {
+    "Baseline": "In use just before the job was started",
+    "Before": "In use just before the job's processes were ended, or as the last reading of a job "
+    "that ended by itself",
+    "Peak": "The most that was seen; a reading is taken each second",
+    "After": "In use once the job's processes were gone and the reading had settled",
+    "Settled in": "From the end of the processes until the reading no longer fell",
+    "Released": "Whether the reading came back to the baseline",
+}
 
 
 def pairs(rows: Mapping[str, Any]) -> None:
@@ -21,18 +34,24 @@ def pairs(rows: Mapping[str, Any]) -> None:
     )
 
 
-def figures(job: JobView) -> None:
-    """The latest numbers."""
-    best = formats.figure(job.best_eval_loss)
-    if job.best_eval_loss is not None and job.best_step is not None:
-        best += f" at step {job.best_step:,}"
-    rows = {
-        "Phase": job.phase or formats.NOTHING,
+def figures(job: JobView, points: Sequence[Point]) -> None:
+    """The latest numbers; what the job does not report of its held-out loss is read from its
+    curve."""
+    measured, lowest = held_out(points), best_held_out(points)
+    last = job.eval_loss
+    if last is None and measured:
+        last = measured[-1][0]
+    best, step = job.best_eval_loss, job.best_step
+    if best is None and lowest:
+        best, step = lowest
+    at = "" if best is None or step is None else f" at step {step:,}"
+    rows = {} if job.status.ended else {"Phase": job.phase or formats.NOTHING}
+    rows |= {
         "Train loss": formats.figure(job.loss),
-        "Held-out": formats.figure(job.eval_loss),
-        "Best held-out": best,
+        "Held-out": formats.figure(last),
+        "Best held-out": formats.figure(best) + at,
         "Learning rate": formats.figure(job.learning_rate),
-        "Running for": formats.duration(job.elapsed_seconds),
+        "Ran for" if job.status.ended else "Running for": formats.duration(job.elapsed_seconds),
     }
     if job.memory_bytes is not None or job.peak_memory_bytes is not None:
         rows["Memory now"] = formats.size(job.memory_bytes)
@@ -58,7 +77,7 @@ def parameters(job: JobView) -> None:
 
 def shown(value: Any) -> str:
     if isinstance(value, list):
-        return " ".join(map(str, value)) or formats.NOTHING
+        return shlex.join(map(str, value)) or formats.NOTHING
     return formats.NOTHING if value is None or value == "" else str(value)
 
 
@@ -73,7 +92,7 @@ def memory(job: JobView) -> None:
         st.caption(formats.escape(f"{named}, {cleanup.reason}"))
         rows = {
             "Baseline": formats.size(cleanup.baseline_bytes),
-            "Before the end": formats.size(cleanup.before_bytes),
+            "Before": formats.size(cleanup.before_bytes),
             "Peak": formats.size(cleanup.peak_bytes),
             "After": formats.size(cleanup.after_bytes),
             "Settled in": formats.duration(cleanup.settle_seconds),
@@ -86,7 +105,12 @@ def memory(job: JobView) -> None:
             rows["Still held by"] = ", ".join(
                 f"{h.get('name') or 'a process'} (pid {h.get('pid')})" for h in cleanup.holders
             )
-        pairs(rows)
+        with st.container(gap="xxsmall"):
+            for name, value in rows.items():
+                with st.container(horizontal=True, gap="small", wrap=False):
+                    st.markdown(f":small[{name}]", help=MEMORY_HELP.get(name), width=120)
+                    with st.container(width="stretch"):
+                        st.markdown(f":small[{formats.escape(value, 300)}]")
 
 
 def timeline(job: JobView) -> None:
@@ -95,7 +119,12 @@ def timeline(job: JobView) -> None:
         with st.container(horizontal=True, gap="small"):
             st.caption(cards.when(event.at), width=190)
             with st.container(width="stretch"):
-                st.text(formats.one_line(event.message, 300))
+                st.text(formats.one_line(said(event), 300))
+
+
+def said(event: Event) -> str:
+    failed = event.to_status == JobStatus.FAILED
+    return f"Failed: {event.message}" if failed else event.message
 
 
 def files(job: JobView) -> None:
@@ -138,13 +167,19 @@ def failure(job: JobView) -> None:
         if failed.kind != FailureKind.TIMEOUT:  # which the lamp above says
             lamp = cards.kind_lamp(failed.kind)
             st.badge(formats.KIND_WORDS[failed.kind], icon=lamp.icon, color=lamp.color)
-        st.code(failed.message or formats.NOTHING, language=None, wrap_lines=True)
-        if failed.kind == FailureKind.TIMEOUT and failed.seconds_without_progress is not None:
-            silent = formats.duration(failed.seconds_without_progress)
-            step = "no step" if failed.last_step is None else f"step {failed.last_step:,}"
-            st.text(f"Silent for {silent}, after {step}.")
-        st.text(failed.explanation)
-        st.markdown(f"**What to try:** {formats.escape(failed.advice, 500)}")
+        told(failed)
         if failed.stacks:
             with st.expander("Stacks of the process", icon=":material/account_tree:"):
                 st.code(failed.stacks, language=None, wrap_lines=True)
+
+
+def told(failed: FailureView, ended: str = "") -> None:
+    """A failure from its message to what to try; `ended` says when, where that is wanted."""
+    st.code(failed.message or formats.NOTHING, language=None, wrap_lines=True)
+    if failed.where:
+        st.text(f"It was waiting in {formats.one_line(failed.where, 300)}.")
+    if failed.kind != FailureKind.TIMEOUT:  # whose message says it
+        st.text(failed.explanation)
+    step = "No step reported" if failed.last_step is None else f"Last step {failed.last_step:,}"
+    st.caption(f"{step} · {ended}" if ended else step)
+    st.markdown(f"**What to try:** {formats.escape(failed.advice, 500)}")

@@ -25,13 +25,29 @@ LABELS: Final = {
     "grad_clip": "Gradient clipping",
     "eval_every": "Evaluate every",
 }
+RUN_LABELS: Final = {
+    "name": "Name",
+    "timeout_minutes": "Timeout in minutes",
+    "gpus": "GPUs",
+    "env": "Environment",
+}
+HINTS: Final = {
+    "args": "Quotes work as in a shell; $NAME and * are not expanded.",
+    "python": "Empty: the one that runs this server.",
+    "working_dir": "Empty: the script's own.",
+    "text_path": "Empty: the source text of Python's standard library.",
+}
+"""What stands below a field whose description would say its label once more."""
 WIDE: Final = frozenset({"script", "args", "text_path", "python", "working_dir"})
 UPLOAD: Final = "text_path"
 """The field that an uploaded file may fill."""
 
 
 class Form:
-    """One form of one recipe; its widgets' values live in the session under `key`."""
+    """One form of one recipe; its widgets' values live in the session under `key`.
+
+    It is no `st.form`, which forgets what was typed and not sent when another recipe is looked at.
+    """
 
     def __init__(self, recipe: Recipe, start: Submission, key: str) -> None:
         self.recipe = recipe
@@ -42,7 +58,8 @@ class Form:
     def draw(self) -> None:
         """Draw all fields, each with what it is and what is wrong with it."""
         self.problems: list[Problem] = list(st.session_state.pop(f"problems-{self.key}", ()))
-        with st.form(f"form-{self.key}", enter_to_submit=False):
+        labels = self._refused()
+        with st.container(border=True, key=f"form-{self.key}"):
             for name in self.fields:
                 if name in WIDE:
                     with st.container(gap="xxsmall"):
@@ -55,11 +72,10 @@ class Form:
             self._environment()
             st.subheader("The run", anchor=False)
             with st.grid(3, min_column_width=230):
-                self._text("name", "Name", self.start.name, "Empty: the recipe's or the script's.")
+                self._text("name", self.start.name, "Empty: the recipe's or the script's.")
                 timeout = self.start.timeout_minutes
                 self._text(
                     "timeout_minutes",
-                    "Timeout in minutes",
                     "" if timeout is None else f"{timeout:g}",
                     "No progress for so long ends the job. "
                     f"Empty: {runtime.service().settings.timeout_minutes:g}.",
@@ -67,52 +83,91 @@ class Form:
                 if self._gpus():
                     gpus = self.start.gpus
                     hint = f"How many of {self._gpus()} it gets to itself. Empty: as usual."
-                    self._text("gpus", "GPUs", "" if gpus is None else str(gpus), hint)
+                    self._text("gpus", "" if gpus is None else str(gpus), hint)
             for problem in self.problems:  # of fields that are not on the form
                 st.error(formats.escape(f"{problem.field}: {problem.message}", 500))
-            st.form_submit_button(
-                "Submit", type="primary", on_click=self._submit, key=f"submit-{self.key}"
-            )
+            if labels:
+                need = "field needs" if len(labels) == 1 else "fields need"
+                words = f"Nothing was queued: {len(labels)} {need} another look"
+                st.error(f"{words} ({formats.escape(', '.join(labels), 500)}).")
+            st.button("Submit", type="primary", on_click=self._submit, key=f"submit-{self.key}")
 
     def _field(self, name: str) -> None:
         """One parameter: its widget by its type, then its description and bounds."""
         field = self.fields[name]
-        value = self.start.params.get(name, field.get_default(call_default_factory=True))
-        hint = " ".join(part for part in (field.description, bounds(field)) if part)
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        value = self.start.params.get(name, default)
+        said = HINTS.get(name, field.description)
+        hint = " ".join(part for part in (said, bounds(field)) if part)
         label, key = label_of(name), self._key(name)
         if options := choices(field):
-            st.segmented_control(label, options, default=value, required=True, key=key)
+            st.segmented_control(
+                label,
+                options,
+                default=value,
+                required=True,
+                key=key,
+                on_change="ignore",
+                persist_state="page",
+            )
         elif field.annotation is bool:
-            st.toggle(label, value=bool(value), key=key)
+            st.toggle(label, value=bool(value), key=key, on_change="ignore", persist_state="page")
         else:
-            st.text_input(label, value=as_typed(value), key=key, autocomplete="off")
+            self._input(name, label, as_typed(value))
         self._below(name, hint)
         if name == UPLOAD:
             st.file_uploader("Or upload a text", key=self._key("upload"))
 
-    def _text(self, name: str, label: str, value: str, hint: str) -> None:
+    def _text(self, name: str, value: str, hint: str) -> None:
         with st.container(gap="xxsmall"):
-            st.text_input(label, value=value, key=self._key(name), autocomplete="off")
+            self._input(name, RUN_LABELS[name], value)
             self._below(name, hint)
+
+    def _input(self, name: str, label: str, value: str) -> None:
+        st.text_input(
+            label,
+            value=value,
+            key=self._key(name),
+            autocomplete="off",
+            on_change="ignore",
+            persist_state="page",
+        )
 
     def _environment(self) -> None:
         if self.recipe.module is not None:
             return
         lines = "\n".join(f"{name}={value}" for name, value in self.start.env.items())
-        st.text_area("Environment", value=lines, key=self._key("env"), height=90)
-        hint = "One NAME=value on each line."
         if self.start.env:
-            hint += " The values that the earlier job had are not shown; type them again."
-        self._below("env", hint)
+            names = ", ".join(self.start.env)
+            st.text(
+                "The values of environment variables are not copied. "
+                f"Type them again, or remove their lines: {formats.one_line(names, 500)}."
+            )
+        st.text_area(
+            RUN_LABELS["env"],
+            value=lines,
+            key=self._key("env"),
+            height=90,
+            on_change="ignore",
+            persist_state="page",
+        )
+        self._below("env", "One NAME=value on each line.")
 
     def _below(self, name: str, hint: str) -> None:
-        """The problems of a field, or its hint where there is none."""
-        wrong = [p for p in self.problems if p.field.removeprefix("params.").split(".")[0] == name]
+        """The problems of a field, and its hint."""
+        wrong = [p for p in self.problems if field_of(p) == name]
         self.problems = [p for p in self.problems if p not in wrong]
         for problem in wrong:
             st.error(formats.escape(problem.message, 500), icon=":material/error:")
-        if not wrong:
-            st.caption(formats.escape(hint, 300))
+        st.caption(formats.escape(hint, 300))
+
+    def _refused(self) -> list[str]:
+        """The labels of the fields that something is wrong with."""
+        named = dict.fromkeys(field_of(problem) for problem in self.problems)
+        fields = sorted(self.fields, key=lambda name: name not in WIDE)  # as they are drawn
+        order = [*fields, "env", "name", "timeout_minutes", "gpus"]
+        named_in_order = [*(n for n in order if n in named), *(n for n in named if n not in order)]
+        return [RUN_LABELS.get(name) or label_of(name) for name in named_in_order]
 
     def _key(self, name: str) -> str:
         return f"{self.key}-{name}"
@@ -172,9 +227,8 @@ class Form:
             name = name.strip()
             if not equals or not name:
                 problems.append(Problem("env", f"Line {number} is not NAME=value."))
-            elif not value and name in self.start.env:
-                again = f"Type the value of {name} again, or remove its line."
-                problems.append(Problem("env", again))
+            elif not value.strip() and name in self.start.env:
+                problems.append(Problem("env", f"{name} needs its value again."))
             env[name] = value
         return env
 
@@ -192,6 +246,10 @@ class Form:
             problems.append(Problem(name, f"Give a whole number; this is {text!r}."))
             return None
         return int(text) if text else None
+
+
+def field_of(problem: Problem) -> str:
+    return problem.field.removeprefix("params.").split(".")[0]
 
 
 def label_of(name: str) -> str:

@@ -7,6 +7,18 @@ import streamlit as st
 
 NEXT_JOB: Final = "next-job"
 
+_top = st.components.v2.component(
+    "signalbox_top",
+    js="""
+const begun = new WeakSet()
+export default function ({ parentElement }) {
+  if (begun.has(parentElement)) return
+  begun.add(parentElement)
+  document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0)
+}
+""",
+)
+
 
 def live(draw: Callable[[], bool], going: bool, idle_seconds: float | None = None) -> None:
     """Draw now and again each second while something is `going`, else every `idle_seconds`.
@@ -47,3 +59,8 @@ def turn() -> None:
     job_id = st.session_state.pop(NEXT_JOB, None)
     if job_id is not None:
         st.switch_page("job.py", query_params={"id": str(job_id)})
+
+
+def start_at_top(place: str) -> None:
+    """Show a new page from its beginning; Streamlit leaves it scrolled as the page before was."""
+    _top(key=f"top-{place}", height=0)

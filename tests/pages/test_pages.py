@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
 
 from backend import runtime
-from backend.models import FailureKind, JobStatus, RequestKind
+from backend.models import FailureKind, JobStatus, RequestKind, utc_now
 from backend.service import Service
 from backend.submission import Submission
-from backend.views import JobFilter, JobPage, JobView
+from backend.views import FailureView, JobFilter, JobPage, JobView
+from pages.parts import bars, details
 from tests.conftest import PROJECT
 from tests.pages.conftest import HOSTILE, Open, Rows, sound, words
 from tests.waiting import wait_until
@@ -84,7 +88,8 @@ def test_every_kind_of_failure_says_what_happened_and_what_to_try(
         text = words(page)
         assert "What to try" in text
         assert f"the stacks of {kind}" in text
-    assert "Last step 1,234 · 10 min 12 s without progress" in words(open_page("failures"))
+    assert "Last step 1,234 · just now" in words(open_page("failures"))
+    assert "without progress" not in words(open_page("failures"))
     assert f"the log of {kind}" in words(open_page("failures"))
 
 
@@ -139,8 +144,7 @@ def test_a_curve_is_drawn_and_said_in_words(rows: Rows, open_page: Open) -> None
 
 def test_a_curve_that_is_not_written_yet_says_what_will_come(rows: Rows, open_page: Open) -> None:
     page = open_page("job", id=str(rows.job(JobStatus.RUNNING)))
-    (drawn,) = page.get("bidi_component")
-    assert "first point" in str(drawn.proto)
+    assert any("first point" in str(drawn.proto) for drawn in page.get("bidi_component"))
 
 
 @pytest.mark.parametrize("name", ["overview", "jobs", "failures", "job", "submit"])
@@ -257,7 +261,7 @@ def test_the_gpu_page_shows_each_cleanup_as_bars_and_as_a_row(rows: Rows, open_p
     rows.cleanup(None, before_bytes=None, after_bytes=None, peak_bytes=None)
     page = open_page("gpu")
     assert len(page.dataframe[0].value) == 3
-    assert "python (pid 7) holds 1.0 GiB" in page.dataframe[0].value["Still held by"].tolist()
+    assert "python (pid 7) holds 1.0 GiB" in page.dataframe[0].value["Held by"].tolist()
     assert words(page).count("before 41.0 GiB") == 2
 
 
@@ -353,6 +357,151 @@ def test_pages_are_short_and_touch_no_sql_threads_or_paths() -> None:
         assert "sqlmodel" not in source
         if path.parent.name == "pages":
             assert len(source.splitlines()) <= 120, path
+
+
+def test_arguments_are_shown_as_they_would_be_typed(rows: Rows, open_page: Open) -> None:
+    params = {"script": "/a.py", "args": ["--name", "two words"]}
+    page = open_page("job", id=str(rows.job(JobStatus.COMPLETED, recipe="script", params=params)))
+    assert "--name 'two words'" in table(page, "args")
+
+
+def table(page: AppTest, name: str) -> str:
+    """What stands beside this name in the tables of names and values."""
+    for drawn in page.table:
+        for column in drawn.value.to_dict().values():
+            for known, value in column.items():
+                if str(known).replace("\\", "") == name:
+                    return str(value).replace("\\", "")
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("status", "shown", "hidden"),
+    [(JobStatus.RUNNING, "Running for", "Ran for"), (JobStatus.COMPLETED, "Ran for", "Phase")],
+)
+def test_the_figures_of_an_ended_job_are_in_the_past(
+    status: JobStatus, shown: str, hidden: str, rows: Rows, open_page: Open
+) -> None:
+    page = open_page("job", id=str(rows.job(status)))
+    assert table(page, shown)
+    assert not table(page, hidden)
+
+
+def test_held_out_figures_that_are_not_reported_are_read_from_the_curve(
+    rows: Rows, open_page: Open
+) -> None:
+    job_id = rows.job(JobStatus.COMPLETED)
+    rows.curve(job_id, 20)
+    page = open_page("job", id=str(job_id))
+    assert table(page, "Held-out") == "0.15"
+    assert table(page, "Best held-out") == "0.15 at step 20"
+
+
+def test_lists_call_the_best_held_out_loss_the_best(rows: Rows, open_page: Open) -> None:
+    job_id = rows.job(JobStatus.RUNNING)
+    progress = {"eval_loss": 0.04, "best_eval_loss": 0.0298, "best_step": 7}
+    rows.store.change(job_id, JobStatus.RUNNING, JobStatus.COMPLETED, "Ended", progress=progress)
+    assert "best held-out 0.0298" in words(open_page("jobs"))
+    assert table(open_page("job", id=str(job_id)), "Best held-out") == "0.0298 at step 7"
+
+
+def test_a_job_that_is_being_cancelled_has_no_time_left(rows: Rows, open_page: Open) -> None:
+    job_id = rows.job(JobStatus.RUNNING)
+    rows.store.update_running(job_id, progress={"current_step": 5, "remaining_seconds": 90})
+    assert "1 min 30 s left" in words(open_page("job", id=str(job_id)))
+    rows.store.request(job_id, RequestKind.CANCELLING, "Cancel was asked for")
+    assert " left" not in words(open_page("job", id=str(job_id)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(3, "Starting: Python"), (60, "No progress reported yet")]
+)
+def test_a_job_that_just_started_is_said_to_start(
+    seconds: int, said: str, rows: Rows, open_page: Open
+) -> None:
+    job_id = rows.job()
+    started = utc_now() - timedelta(seconds=seconds)
+    rows.store.change(
+        job_id, JobStatus.QUEUED, JobStatus.RUNNING, "Started", started_at=started, pid=4242
+    )
+    assert said in words(open_page("job", id=str(job_id)))
+
+
+def test_the_timeline_says_that_it_failed(rows: Rows, open_page: Open) -> None:
+    job_id = rows.failed(FailureKind.CRASHED, "KeyError: 3")
+    assert "Failed: KeyError: 3" in words(open_page("job", id=str(job_id)))
+
+
+def test_a_failure_says_where_it_waited(
+    rows: Rows, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = rows.failed(FailureKind.TIMEOUT)
+    ask = Service._failure
+
+    def failure(self: Service, *both: Any) -> FailureView:
+        return replace(ask(self, *both), where="wait (hang.py, line 6)")
+
+    monkeypatch.setattr(Service, "_failure", failure)
+    for page in (open_page("failures"), open_page("job", id=str(job_id))):
+        assert "It was waiting in wait (hang.py, line 6)." in words(page)
+
+
+def test_a_retry_links_to_its_parent(rows: Rows, open_page: Open) -> None:
+    parent = rows.job(JobStatus.CANCELLED)
+    page = open_page("job", id=str(rows.job(JobStatus.CANCELLED, parent_id=parent)))
+    (link,) = [link for link in page.page_link if link.label == f"retry of job {parent}"]
+    assert link.query_string == f"id={parent}"
+
+
+def test_an_unknown_job_is_named(rows: Rows, open_page: Open) -> None:
+    assert "There is no job 999 here." in words(open_page("job", id="999"))
+
+
+def test_the_gpu_page_shows_what_running_jobs_use(
+    rows: Rows, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = rows.job(JobStatus.RUNNING, name="eater")
+    service = runtime.service()
+    ask = service.jobs
+
+    def jobs(wanted: JobFilter) -> JobPage:
+        used = {"memory_bytes": 2**30, "peak_memory_bytes": 3 * 2**30}
+        found = ask(wanted)
+        return JobPage([replace(job, **used) for job in found.jobs], found.total)
+
+    monkeypatch.setattr(service, "jobs", jobs)
+    text = words(open_page("gpu"))
+    assert f"{job_id} · eater" in text
+    assert "uses 1.0 GiB now, 3.0 GiB at its peak" in text
+
+
+def test_the_words_of_the_memory_figures_are_explained(rows: Rows, open_page: Open) -> None:
+    job_id = rows.job(JobStatus.CANCELLED)
+    rows.cleanup(job_id)
+    page = open_page("job", id=str(job_id))
+    helped = {m.value for m in page.markdown if m.help}
+    assert {f":small[{name}]" for name in details.MEMORY_HELP} <= helped
+
+
+def test_nothing_can_be_filtered_that_cannot_be(rows: Rows, open_page: Open) -> None:
+    page = open_page("jobs")
+    (states,) = [group for group in page.pills if group.key == "state"]
+    assert "paused" not in states.options
+    assert {"Started, newest first", "Ended, newest first"} <= set(page.selectbox[0].options)
+
+
+def test_a_new_job_page_starts_at_its_top(rows: Rows, open_page: Open) -> None:
+    job_id = rows.job(JobStatus.COMPLETED)
+    page = open_page("job", id=str(job_id))
+    assert any(f"top-job-{job_id}" in str(drawn.proto) for drawn in page.get("bidi_component"))
+
+
+def test_a_small_curve_is_of_the_whole_run() -> None:
+    values = [float(n) for n in range(1000, 0, -1)]
+    drawn = bars.thinned(values)
+    assert (len(drawn), drawn[0], drawn[-1]) == (bars.SPARK_POINTS, 1000, 1)
+    assert list(drawn) == sorted(drawn, reverse=True)
+    assert bars.thinned([2.0, 1.0]) == [2.0, 1.0]
 
 
 def test_the_sidebar_counts(rows: Rows, open_page: Open) -> None:

@@ -9,12 +9,13 @@ from backend import runtime
 from backend.models import JobStatus
 from backend.recipes import RECIPES
 from backend.views import JobView
+from pages.parts.form import HINTS
 from tests.pages.conftest import Open, Rows, sound, words
 
 
 def form(open_page: Open, recipe: str = "digits", **query: str) -> AppTest:
     page = open_page("submit", **query)
-    (chooser,) = [c for c in page.segmented_control if (c.key or "").startswith("recipe-")]
+    (chooser,) = [c for c in page.segmented_control if c.key == "recipe"]
     if chooser.value != recipe:
         chooser.set_value(recipe)
         sound(page.run())
@@ -65,7 +66,7 @@ def test_every_parameter_has_a_field_with_its_description(
     text = words(page)
     for name, field in RECIPES[recipe].params.model_fields.items():
         assert any(key.endswith(f"-{name}") for key in keys), name
-        assert (field.description or "") in text
+        assert HINTS.get(name, field.description or "") in text
 
 
 def test_bounds_are_shown(rows: Rows, open_page: Open) -> None:
@@ -107,7 +108,10 @@ def test_all_wrong_values_are_named_at_once_and_go_when_mended(rows: Rows, open_
     page = form(open_page)
     fill(page, epochs="0", seed="-1", timeout_in_minutes="x")
     press(page)
-    assert len(page.error) == 3
+    assert len(page.error) == 4
+    summary = "Nothing was queued: 3 fields need another look (Seed, Epochs, Timeout in minutes)."
+    assert summary in problems(page).replace("\\", "")
+    assert "1 to 10,000." in words(page)  # what it should be stays beside what is wrong
     fill(page, epochs="2", seed="3", timeout_in_minutes="0.5")
     press(page)
     (job,) = queued()
@@ -201,12 +205,45 @@ def test_submit_like_an_earlier_job_fills_in_everything_but_secrets(
     assert shown["Name"] == "first"
     assert "secret" not in words(page)
     press(page)
-    assert "Type the value of TOKEN again" in problems(page)
+    assert "TOKEN needs its value again." in problems(page).replace("\\", "")
     fill(page, environment="TOKEN=new")
     press(page)
     new, _ = queued()
     assert new.params == params
     assert new.timeout_seconds == 90
+
+
+def test_a_needed_field_without_a_default_is_empty(rows: Rows, open_page: Open) -> None:
+    page = form(open_page, "script")
+    (script,) = [field for field in page.text_input if field.label == "Script"]
+    assert script.value == ""
+
+
+def test_another_recipe_and_back_keeps_what_was_typed(rows: Rows, open_page: Open) -> None:
+    page = form(open_page)
+    fill(page, epochs="7")
+    for recipe in ("char_lm", "digits"):
+        (chooser,) = [c for c in page.segmented_control if c.key == "recipe"]
+        chooser.set_value(recipe)
+        sound(page.run())
+    (epochs,) = [field for field in page.text_input if field.label == "Epochs"]
+    assert epochs.value == "7"
+
+
+@pytest.mark.parametrize(("text", "recipe"), [("char_lm", "char_lm"), ("nonsense", "digits")])
+def test_the_address_chooses_the_recipe(
+    text: str, recipe: str, rows: Rows, open_page: Open
+) -> None:
+    (chooser,) = [
+        c for c in open_page("submit", recipe=text).segmented_control if c.key == "recipe"
+    ]
+    assert chooser.value == recipe
+
+
+def test_the_form_says_how_a_script_gets_a_curve(rows: Rows, open_page: Open) -> None:
+    text = words(form(open_page, "script"))
+    assert "import signalbox" in text
+    assert "docs/writing-a-job.md" in text
 
 
 @pytest.mark.parametrize("text", ["99", "abc", "-1", "9" * 40])
