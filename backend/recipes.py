@@ -47,7 +47,7 @@ class CharLmParams(TorchParams):
 
     text_path: Path | None = Field(
         default=None,
-        description="A text file to learn; empty: the source text of Python's standard library.",
+        description="What to learn; empty: the source text of Python's standard library.",
     )
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
         default=2000, description="Optimizer steps."
@@ -112,13 +112,15 @@ class ScriptParams(Params):
 
     script: Path = Field(description="Absolute path of a Python file on this machine.")
     args: list[str] = Field(
-        default_factory=list, max_length=1000, description="Arguments, as in a shell."
+        default_factory=list,
+        max_length=1000,
+        description="Given to the script; quotes work as in a shell, $NAME and * are not expanded.",
     )
     python: Path | None = Field(
-        default=None, description="Interpreter; empty: the one that runs this server."
+        default=None, description="What runs the script; empty: the interpreter of this server."
     )
     working_dir: Path | None = Field(
-        default=None, description="Folder to run in; empty: the script's own."
+        default=None, description="Where the script runs; empty: its own folder."
     )
 
     @field_validator("script")

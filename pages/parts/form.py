@@ -31,13 +31,6 @@ RUN_LABELS: Final = {
     "gpus": "GPUs",
     "env": "Environment",
 }
-HINTS: Final = {
-    "args": "Quotes work as in a shell; $NAME and * are not expanded.",
-    "python": "Empty: the one that runs this server.",
-    "working_dir": "Empty: the script's own.",
-    "text_path": "Empty: the source text of Python's standard library.",
-}
-"""What stands below a field whose description would say its label once more."""
 WIDE: Final = frozenset({"script", "args", "text_path", "python", "working_dir"})
 UPLOAD: Final = "text_path"
 """The field that an uploaded file may fill."""
@@ -97,8 +90,7 @@ class Form:
         field = self.fields[name]
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         value = self.start.params.get(name, default)
-        said = HINTS.get(name, field.description)
-        hint = " ".join(part for part in (said, bounds(field)) if part)
+        hint = " ".join(part for part in (field.description, bounds(field)) if part)
         label, key = label_of(name), self._key(name)
         if options := choices(field):
             st.segmented_control(
