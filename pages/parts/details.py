@@ -180,6 +180,9 @@ def told(failed: FailureView, ended: str = "") -> None:
         st.text(f"It was waiting in {formats.one_line(failed.where, 300)}.")
     if failed.kind != FailureKind.TIMEOUT:  # whose message says it
         st.text(failed.explanation)
-    step = "No step reported" if failed.last_step is None else f"Last step {failed.last_step:,}"
-    st.caption(f"{step} · {ended}" if ended else step)
+    said = ["No step reported" if failed.last_step is None else f"Last step {failed.last_step:,}"]
+    silent = failed.seconds_without_progress
+    if silent is not None and silent >= 1:  # less is the time between two looks
+        said.append(f"{formats.duration(silent)} without progress before the end")
+    st.caption(" · ".join([*said, ended] if ended else said))
     st.markdown(f"**What to try:** {formats.escape(failed.advice, 500)}")

@@ -126,6 +126,8 @@ def test_a_script_that_stops_reporting_is_found_on_the_failures_page(
     message = "Training timed out - no progress updates for 6 seconds"
     failure = page.locator(".st-key-failures, [data-testid=stMain]").first
     expect(failure.get_by_text(message, exact=True).first).to_be_visible()
+    expect(failure.get_by_text("It was waiting in <module> (stuck.py, line 8).")).to_be_visible()
+    expect(failure.get_by_text(re.compile("Last step 2 · .* without progress"))).to_be_visible()
     expect(failure.get_by_text("waiting for a lock that nobody releases").first).to_be_attached()
     expect(failure.get_by_text(re.compile(r"stuck\.py.*line 8")).first).to_be_attached()
 
