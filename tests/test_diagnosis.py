@@ -200,7 +200,7 @@ def test_any_record_leads_to_a_verdict(
 STACKS = """
 === Process 7: python train.py
 Thread 0x00007f1 (most recent call first):
-  File "/work/backend/training/signalbox.py", line 300 in _publish_news
+  File "/opt/signalbox/backend/training/signalbox.py", line 300 in _publish_news
   File "/usr/lib/python3.11/threading.py", line 982 in run
 
 Current thread 0x00007f2 (most recent call first):
@@ -208,7 +208,7 @@ Current thread 0x00007f2 (most recent call first):
   File "/home/me/venv/lib/python3.11/site-packages/torch/utils/data/dataloader.py", line 1 in get
   File "/home/me/training/train.py", line 12 in next_batch
   File "/home/me/training/train.py", line 40 in <module>
-  File "/work/backend/training/runner.py", line 181 in _run_as_main
+  File "/opt/signalbox/backend/training/runner.py", line 181 in _run_as_main
 
 === Process 8: python train.py
 Current thread 0x00007f3 (most recent call first):
