@@ -36,12 +36,15 @@ def test_an_edited_backend_module_is_not_loaded_a_second_time(
             edited = (project / path).read_text(encoding="utf-8")
             edited = edited.replace('st.title("GPU")', 'st.title("GPU, edited")')
             (project / path).write_text(edited + "\n# edited\n", encoding="utf-8")
+
+        def shows_the_edit() -> bool:
+            page.reload()
+            heading = page.get_by_role("heading", level=1)
+            expect(heading).to_be_visible()
+            return "edited" in heading.inner_text()
+
         # The edited page is noticed, so an edited backend would have been noticed too.
-        wait_until(
-            lambda: page.reload() and page.get_by_role("heading", name="GPU, edited").count(),
-            30,
-            "The edited page was not loaded.",
-        )
+        wait_until(shows_the_edit, 60, "The edited page was not loaded.")
         page.goto("/")
         page.get_by_role("button", name="digits").first.click()
         page.wait_for_url("**/job?id=1")
