@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,7 +69,9 @@ class Run:
         return self._pids()
 
     def _pids(self) -> list[int]:
-        return [int(line.split()[1]) for line in self.lines() if line.startswith("pid ")]
+        # Not line by line: unbuffered, a line's end is written by itself, after another's line.
+        log = self.spec.log.read_text(encoding="utf-8", errors="replace")
+        return [int(pid) for pid in re.findall(r"pid (\d+)", log)]
 
     def end(self, grace_seconds: float = 10) -> Ended:
         ended = end_tree(self.leader, grace_seconds, NEVER)
@@ -255,7 +258,7 @@ def test_what_keeps_a_job_from_starting_is_said_in_a_sentence(
 
 GRANDCHILDREN = """
     import os, subprocess, sys, time
-    print("pid", os.getpid(), flush=True)
+    print(f"pid {os.getpid()}", flush=True)
     if sys.argv[1] != "0":
         command = [sys.executable, __file__, str(int(sys.argv[1]) - 1)]
         subprocess.Popen(command, start_new_session=sys.argv[2:] == ["apart"])
@@ -264,8 +267,8 @@ GRANDCHILDREN = """
 
 OWN_SESSION = """
     import os, subprocess, sys
-    code = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(600)"
-    print("pid", os.getpid(), flush=True)
+    code = "import os, time; print(f'pid {os.getpid()}', flush=True); time.sleep(600)"
+    print(f"pid {os.getpid()}", flush=True)
     subprocess.Popen([sys.executable, "-c", code], start_new_session=True).wait()
 """
 
@@ -280,7 +283,7 @@ DAEMON = """
             os._exit(0)
     else:
         os.wait()
-    print("pid", os.getpid(), flush=True)
+    print(f"pid {os.getpid()}", flush=True)
     time.sleep(600)
 """
 
@@ -288,24 +291,24 @@ IGNORES_SIGTERM = """
     import os, signal, time
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.fork()
-    print("pid", os.getpid(), flush=True)
+    print(f"pid {os.getpid()}", flush=True)
     while True:
         time.sleep(600)
 """
 
 STOPPED = """
     import os, signal, time
-    print("pid", os.getpid(), flush=True)
+    print(f"pid {os.getpid()}", flush=True)
     if os.fork() == 0:
-        print("pid", os.getpid(), flush=True)
+        print(f"pid {os.getpid()}", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(600)
 """
 
 CLEAN_ENVIRONMENT = """
     import os, subprocess, sys
-    code = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(600)"
-    print("pid", os.getpid(), flush=True)
+    code = "import os, time; print(f'pid {os.getpid()}', flush=True); time.sleep(600)"
+    print(f"pid {os.getpid()}", flush=True)
     subprocess.Popen([sys.executable, "-c", code], env={}).wait()
 """
 
@@ -314,10 +317,10 @@ HYDRA = """
     def grow(*_):
         if os.fork() != 0:
             os._exit(0)
-    print("pid", os.getpid(), flush=True)
+    print(f"pid {os.getpid()}", flush=True)
     if os.fork() == 0:
         signal.signal(signal.SIGTERM, grow)
-        print("pid", os.getpid(), flush=True)
+        print(f"pid {os.getpid()}", flush=True)
     while True:
         time.sleep(600)
 """
@@ -370,7 +373,7 @@ def test_the_leader_is_asked_first_and_may_save_with_its_workers(start: Start) -
                 os.write(1, b"worker asked\\n")
                 os._exit(0)
             signal.signal(signal.SIGTERM, asked)
-            print("pid", os.getpid(), flush=True)
+            print(f"pid {os.getpid()}", flush=True)
             os.read(here[0], 1)  # the saving leader asks for data
             os.write(there[1], b"data")
             time.sleep(600)
@@ -381,7 +384,7 @@ def test_the_leader_is_asked_first_and_may_save_with_its_workers(start: Start) -
             os.write(1, b"saved " + os.read(there[0], 4) + b"\\n")
             sys.exit(0)
         signal.signal(signal.SIGTERM, save)
-        print("pid", os.getpid(), flush=True)
+        print(f"pid {os.getpid()}", flush=True)
         while True:
             time.sleep(600)
         """
@@ -398,10 +401,10 @@ def test_a_worker_that_the_leader_waits_for_is_asked_at_half_of_the_grace(start:
         import os, signal, sys, time
         worker = os.fork()
         if worker == 0:
-            print("pid", os.getpid(), flush=True)
+            print(f"pid {os.getpid()}", flush=True)
             time.sleep(600)
         signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"leader asked\\n"))
-        print("pid", os.getpid(), flush=True)
+        print(f"pid {os.getpid()}", flush=True)
         os.waitpid(worker, 0)
         print("saved", flush=True)
         """
@@ -500,7 +503,7 @@ def test_an_end_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_neighbours_and_strangers_are_left_alone(
     start: Start, stranger: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    forever = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(600)"
+    forever = "import os, time; print(f'pid {os.getpid()}', flush=True); time.sleep(600)"
     nonce = str(tmp_path)
     run = start(forever, mark=Mark(1, nonce))
     others = [
@@ -666,7 +669,7 @@ def test_a_stuck_process_tells_where_it_is(start: Start, tmp_path: Path) -> None
         """
         import os, time
         def where_it_is_stuck():
-            print("pid", os.getpid(), flush=True)
+            print(f"pid {os.getpid()}", flush=True)
             time.sleep(600)
         os.fork()
         where_it_is_stuck()
@@ -689,7 +692,7 @@ def test_only_those_are_asked_that_can_answer(start: Start) -> None:
         """
         import subprocess
         sleeper = subprocess.Popen(["sleep", "600"])
-        print("pid", sleeper.pid, flush=True)
+        print(f"pid {sleeper.pid}", flush=True)
         sleeper.wait()
         """
     )
@@ -705,7 +708,7 @@ def test_only_those_are_asked_that_can_answer(start: Start) -> None:
 
 
 def test_no_folder_for_the_stacks_is_no_error(start: Start, tmp_path: Path) -> None:
-    run = start("import os, time; print('pid', os.getpid(), flush=True); time.sleep(600)")
+    run = start("import os, time; print(f'pid {os.getpid()}', flush=True); time.sleep(600)")
     run.pids(1)
     assert take_stacks(run.leader.tree(afresh=True), tmp_path / "gone" / "stacks.txt") == 0
 
@@ -721,7 +724,7 @@ def test_a_process_that_does_not_answer_holds_nobody_up(start: Start) -> None:
         for _ in range(3):
             if os.fork() == 0:
                 break
-        print("pid", os.getpid(), flush=True)
+        print(f"pid {os.getpid()}", flush=True)
         time.sleep(600)
         """
     )
