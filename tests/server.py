@@ -9,9 +9,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
+from backend.models import Job
+from backend.recipes import RECIPES, command_for
+from backend.store import Store
 from tests.conftest import PROJECT
 from tests.waiting import wait_until
 
@@ -23,6 +27,23 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def queue_job(
+    store: Store, name: str, recipe: str, timeout_seconds: float = 600, **params: object
+) -> int:
+    """Put a job into the database of a server that is not running; return its id."""
+    valid = RECIPES[recipe].params.model_validate(params)
+    return store.add(
+        Job(
+            name=name,
+            recipe=recipe,
+            params=valid.model_dump(mode="json"),
+            command=asdict(command_for(recipe, valid)),
+            timeout_seconds=timeout_seconds,
+            gpus=0,
+        )
+    )
 
 
 class Server:

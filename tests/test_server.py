@@ -9,10 +9,9 @@ import pytest
 from backend.models import Job, JobStatus
 from backend.paths import DataPaths
 from backend.processes import Mark, find_marked
-from backend.recipes import ScriptParams, command_for
 from backend.store import Store
 from pages.parts import plotly_script
-from tests.server import Server
+from tests.server import Server, queue_job
 from tests.waiting import wait_until
 
 
@@ -21,19 +20,8 @@ def queue_script(data: Path, source: str) -> int:
     data.mkdir(exist_ok=True)
     script = data.with_name("script.py")
     script.write_text(source, encoding="utf-8")
-    params = ScriptParams(script=script)
-    command = command_for("script", params)
     store = Store(DataPaths(data).database)
-    job_id = store.add(
-        Job(
-            name="script",
-            recipe="script",
-            params=params.model_dump(mode="json"),
-            command={"argv": list(command.argv), "folder": command.folder},
-            timeout_seconds=600,
-            gpus=0,
-        )
-    )
+    job_id = queue_job(store, "script", "script", script=script)
     store.close()
     return job_id
 
@@ -78,7 +66,8 @@ def test_a_job_outlives_its_server_and_is_found_by_the_next(tmp_path: Path) -> N
     )
     with Server(data) as server:
         job = wait_for_status(data, job_id, JobStatus.RUNNING)
-        wait_until(lambda: "started" in DataPaths(data).run(job_id).log.read_text())
+        log = DataPaths(data).run(job_id).log  # a job is running before it has one
+        wait_until(lambda: log.exists() and "started" in log.read_text())
     assert "1 job goes on running" in server.output
     mark = Mark(job_id, DataPaths(data).nonce.read_text())
     assert find_marked(mark)
