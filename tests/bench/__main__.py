@@ -19,15 +19,14 @@ from textwrap import dedent
 
 import psutil
 
-from backend.models import Job, JobStatus
+from backend.models import JobStatus
 from backend.paths import DataPaths
-from backend.recipes import ScriptParams, command_for
 from backend.service import Service
 from backend.settings import Settings
 from backend.store import Store
 from backend.submission import Submission
 from tests.conftest import PROJECT
-from tests.server import Server
+from tests.server import Server, queue_job
 from tests.waiting import wait_until, wait_until_ended
 
 ROUNDS = 20
@@ -276,22 +275,8 @@ def idle() -> None:
 def _queue_sleepers(data: Path, folder: Path, jobs: int) -> list[int]:
     data.mkdir()
     script = write(folder, "import time; time.sleep(600)")
-    params = ScriptParams(script=script)
-    command = command_for("script", params)
     store = Store(DataPaths(data).database)
-    ids = [
-        store.add(
-            Job(
-                name=f"sleeper {number}",
-                recipe="script",
-                params=params.model_dump(mode="json"),
-                command={"argv": list(command.argv), "python": None, "folder": command.folder},
-                timeout_seconds=600,
-                gpus=0,
-            )
-        )
-        for number in range(jobs)
-    ]
+    ids = [queue_job(store, f"sleeper {number}", "script", script=script) for number in range(jobs)]
     store.close()
     return ids
 

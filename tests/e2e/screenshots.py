@@ -9,13 +9,12 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from backend.models import Job, JobStatus
+from backend.models import JobStatus
 from backend.paths import DataPaths
-from backend.recipes import RECIPES, Params, command_for
 from backend.store import Store
 from tests.conftest import PROJECT
 from tests.e2e.conftest import ARGUMENTS, CHROMIUM
-from tests.server import Server
+from tests.server import Server, queue_job
 from tests.waiting import wait_until
 
 FOLDER = PROJECT / "docs" / "screenshots"
@@ -50,23 +49,6 @@ raise KeyError("labels")
 """
 
 
-def queue(store: Store, name: str, recipe: str, timeout_seconds: float, **params: object) -> int:
-    """Put a job into the database of a server that is not running yet."""
-    model: type[Params] = RECIPES[recipe].params
-    valid = model.model_validate(params)
-    command = command_for(recipe, valid)
-    return store.add(
-        Job(
-            name=name,
-            recipe=recipe,
-            params=valid.model_dump(mode="json"),
-            command={"argv": list(command.argv), "folder": command.folder},
-            timeout_seconds=timeout_seconds,
-            gpus=0,
-        )
-    )
-
-
 def shoot(browser: Browser, url: str, path: str, name: str, *, dark: bool, narrow: bool) -> None:
     """One page in one look."""
     context = browser.new_context(
@@ -96,12 +78,12 @@ def main() -> None:
             scripts[name] = Path(folder) / f"{name}.py"
             scripts[name].write_text(source, encoding="utf-8")
         store = Store(DataPaths(data).database)
-        stuck = queue(store, "fine-tune, 8 workers", "script", 6, script=scripts["finetune"])
-        queue(store, "evaluate", "script", 600, script=scripts["evaluate"])
-        digits = queue(store, "digits, baseline", "digits", 600, epochs=12)
-        letters = queue(store, "GPT on the standard library", "char_lm", 600)
-        queue(store, "digits, twice the rate", "digits", 600, learning_rate=0.002)
-        queue(store, "digits, seed 2", "digits", 600, seed=2)
+        stuck = queue_job(store, "fine-tune, 8 workers", "script", 6, script=scripts["finetune"])
+        queue_job(store, "evaluate", "script", 600, script=scripts["evaluate"])
+        digits = queue_job(store, "digits, baseline", "digits", 600, epochs=12)
+        letters = queue_job(store, "GPT on the standard library", "char_lm", 600)
+        queue_job(store, "digits, twice the rate", "digits", 600, learning_rate=0.002)
+        queue_job(store, "digits, seed 2", "digits", 600, seed=2)
         with Server(data, workers=2) as server, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
 
