@@ -114,6 +114,12 @@ class Job(SQLModel, table=True):
     process_start: str | None = None
     """With `pid`, who the leader is: see `backend.processes.ProcessId`."""
     devices: list[int] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    memory: dict[str, Any] = Field(
+        default_factory=dict, sa_column=Column(JSON, nullable=False, server_default="{}")
+    )
+    """What was measured of its memory while it ran, as `backend.gpu.JobMeter` keeps it."""
+    ending: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    """The verdict that its processes are being ended for; it is there before the first signal."""
 
     progress: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     """The last good reading of progress.json, without its history, saved when the job ends."""

@@ -1,7 +1,57 @@
-"""The file names of the data folder and of a run folder."""
+"""The file names of the data folder and of a run folder, and how files in there are opened."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+_CAREFULLY: Final = (
+    getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+)
+
+
+def open_inside(path: Path, flags: int) -> int:
+    """Open a file of a run folder; return its descriptor.
+
+    Whatever somebody put in its place is not opened in its stead: not through a link, neither of
+    the file nor of its folder, and a FIFO without a reader keeps nobody waiting.
+
+    Raises:
+        OSError: it is not there, it or its folder is a link, or it may not be used.
+    """
+    with _opened(path.parent) as folder:
+        return os.open(path if folder is None else path.name, flags | _CAREFULLY, 0o666, dir_fd=folder)
+
+
+def publish_inside(path: Path, text: str) -> None:
+    """Write a file of a run folder whole, so that nobody ever reads half of it.
+
+    Raises:
+        OSError: as `open_inside` does, or the disk is full; the file is as it was.
+    """
+    with _opened(path.parent) as folder:
+        name, beside = (
+            (str(path), f"{path}.tmp") if folder is None else (path.name, f"{path.name}.tmp")
+        )
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _CAREFULLY
+        with os.fdopen(os.open(beside, flags, 0o666, dir_fd=folder), "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int | None]:
+    """The folder's descriptor; None where the system opens no files by one."""
+    if os.open not in os.supports_dir_fd:
+        yield None
+        return
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CAREFULLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)
