@@ -1,6 +1,7 @@
 """What a failure was, and what to say of it: what happened, and what to try."""
 
 import json
+import os
 import re
 import signal
 import stat
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backend.models import FailureKind, JobStatus
+from backend.paths import open_inside
 
 EXPLANATIONS: Final[Mapping[FailureKind, str]] = {
     FailureKind.TIMEOUT: "The job reported no progress for its whole timeout and was stopped.",
@@ -55,6 +57,9 @@ _GPU_MEMORY_WORDS: Final = (
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
 _MAX_MESSAGE: Final = 2000
+_MAX_RECORD_BYTES: Final = 2**20
+_MAX_LEFT: Final = 10_000
+_BOOT_ID: Final = re.compile(r"[0-9a-f-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -112,15 +117,18 @@ class ExitRecord:
     exception_type: str | None
     exception_line: str | None
     finished_at: str | None
+    left: tuple[tuple[int, str], ...] = ()
+    """The pid and the start of each process that the job left behind, as a `ProcessId` has them."""
 
 
 def read_exit(path: Path) -> ExitRecord | None:
     """Read exit.json; None where the runner did not come to write it, or it makes no sense."""
     try:
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > 2**20:
-            return None
-        document = json.loads(path.read_bytes())
+        with open(path, "rb", opener=lambda _, flags: open_inside(path, flags)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_RECORD_BYTES:
+                return None
+            document = json.loads(file.read(_MAX_RECORD_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(document, dict):
@@ -134,6 +142,7 @@ def read_exit(path: Path) -> ExitRecord | None:
         exception_type=_words(exception.get("type")),
         exception_line=_words(exception.get("line")),
         finished_at=_words(document.get("finished_at")),
+        left=_left(document.get("boot"), document.get("left")),
     )
 
 
@@ -180,6 +189,18 @@ def _kind_of(record: ExitRecord) -> FailureKind:
     if (record.exception_type or "").endswith("MemoryError") or "can't allocate memory" in line:
         return FailureKind.HOST_OUT_OF_MEMORY
     return FailureKind.CRASHED
+
+
+def _left(boot: Any, entries: Any) -> tuple[tuple[int, str], ...]:
+    if not (isinstance(boot, str) and _BOOT_ID.fullmatch(boot) and isinstance(entries, list)):
+        return ()
+    found = []
+    for entry in entries[:_MAX_LEFT]:
+        if isinstance(entry, list) and len(entry) == 2:
+            pid, ticks = map(_whole, entry)
+            if pid is not None and ticks is not None and 1 < pid < 2**31 and 0 <= ticks < 2**63:
+                found.append((pid, f"{boot}:{ticks}"))
+    return tuple(found)
 
 
 def _whole(value: Any) -> int | None:

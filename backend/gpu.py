@@ -241,20 +241,46 @@ class JobMeter:
     """Measures the memory of one job: on its devices, or without a GPU in its processes."""
 
     def __init__(
-        self, source: MemorySource, devices: Sequence[int], *, launched_here: bool = True
+        self,
+        source: MemorySource,
+        devices: Sequence[int],
+        measured: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         """Take the baseline; call just before the launch.
 
         Args:
-            launched_here: False for an adopted job, whose baseline nobody measured.
+            measured: of an adopted job, the `state` of the meter that it had before; nothing
+                that is not in there can be known any more.
         """
         self._source = source
         self._devices = tuple(devices)
-        self._baseline: dict[int, int | None] = {}
-        if launched_here:
-            self._baseline = {i: source.used_bytes(i) for i in self._devices} or {-1: 0}
+        self._baseline: dict[int, int] = {}
         self._last: dict[int, int] = {}
         self._peak: dict[int, int] = {}
+        if measured is not None:
+            self._baseline, self._last, self._peak = (
+                {int(index): used for index, used in measured.get(name, {}).items()}
+                for name in ("baseline", "before", "peak")
+            )
+        elif self._devices:
+            readings = ((i, source.used_bytes(i)) for i in self._devices)
+            self._baseline = {index: used for index, used in readings if used is not None}
+        else:
+            self._baseline = {-1: 0}
+
+    def state(self, *, ending: bool = False) -> dict[str, dict[str, int]]:
+        """What a later meter has to know of this job, ready for JSON: bytes by device index.
+
+        Args:
+            ending: the last reading is the one before the end, and is kept as that.
+        """
+        kept = {"baseline": self._baseline, "peak": self._peak}
+        if ending:
+            kept["before"] = self._last
+        return {
+            name: {str(index): used for index, used in readings.items()}
+            for name, readings in kept.items()
+        }
 
     @property
     def used_bytes(self) -> int | None:
@@ -282,7 +308,7 @@ class JobMeter:
         *,
         clock: Callable[[], float] = time.monotonic,
         most_seconds: float = SETTLE_SECONDS,
-    ) -> list[Measurement]:
+    ) -> list[Measurement] | None:
         """Wait until each device's reading has come to rest, and say what came back.
 
         Call it once the job's processes are gone. A reading is at rest when it is back at its
@@ -292,7 +318,9 @@ class JobMeter:
         Args:
             is_ours: whether a pid belongs to the job that has just ended.
             host_left_bytes: host memory of those of its processes that could not be ended.
-            give_up: once set, the reading of that moment is the last.
+            give_up: once set, nobody waits any more.
+
+        Returns None where `give_up` was set before the readings had come to rest.
         """
         begin = clock()
         after: dict[int, int | None] = {}
@@ -301,7 +329,7 @@ class JobMeter:
         pending = list(self._devices or (-1,))
         trail: dict[int, list[int]] = {index: [] for index in pending}
         while pending:
-            late = clock() - begin >= most_seconds or give_up.is_set()
+            late = clock() - begin >= most_seconds
             for index in tuple(pending):
                 used = host_left_bytes if index == -1 else self._source.used_bytes(index)
                 after[index], took[index] = used, clock() - begin
@@ -310,8 +338,8 @@ class JobMeter:
                     trail[index].append(used)
                 if used is None or late or self._at_rest(index, trail[index], holders, is_ours):
                     pending.remove(index)
-            if pending:
-                give_up.wait(SETTLE_INTERVAL_SECONDS)
+            if pending and give_up.wait(SETTLE_INTERVAL_SECONDS):
+                return None
         return [self._measurement(i, after[i], took[i], holders[i], is_ours) for i in after]
 
     def back(self, is_ours: Callable[[int], bool]) -> bool:

@@ -2,8 +2,11 @@
 
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Final
+
+from backend.paths import open_inside
 
 TAIL_BYTES: Final = 256 * 2**10
 LONGEST_LINE: Final = 2000
@@ -17,10 +20,12 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069
 
 def read_tail(path: Path, most_bytes: int) -> bytes:
     """The last bytes of a log; empty where there is none."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 (flags that Path lacks)
-            file.seek(max(0, os.fstat(file.fileno()).st_size - most_bytes))
+        with open(path, "rb", opener=lambda _, flags: open_inside(path, flags)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return b""
+            file.seek(max(0, status.st_size - most_bytes))
             return file.read(most_bytes)
     except OSError:
         return b""

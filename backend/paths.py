@@ -1,8 +1,8 @@
 """The file names of the data folder and of a run folder, and how files in there are opened."""
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,9 @@ def open_inside(path: Path, flags: int) -> int:
         OSError: it is not there, it or its folder is a link, or it may not be used.
     """
     with _opened(path.parent) as folder:
-        return os.open(path if folder is None else path.name, flags | _CAREFULLY, 0o666, dir_fd=folder)
+        return os.open(
+            path if folder is None else path.name, flags | _CAREFULLY, 0o666, dir_fd=folder
+        )
 
 
 def publish_inside(path: Path, text: str) -> None:
@@ -36,12 +38,18 @@ def publish_inside(path: Path, text: str) -> None:
             (str(path), f"{path}.tmp") if folder is None else (path.name, f"{path.name}.tmp")
         )
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _CAREFULLY
-        with os.fdopen(os.open(beside, flags, 0o666, dir_fd=folder), "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
+        try:
+            descriptor = os.open(beside, flags, 0o666, dir_fd=folder)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(beside, dir_fd=folder)  # what there is of it takes room on a full disk
+            raise
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[int | None]:
     """The folder's descriptor; None where the system opens no files by one."""
     if os.open not in os.supports_dir_fd:
@@ -123,5 +131,16 @@ class DataPaths:
     def uploads(self) -> Path:
         return self.folder / "uploads"
 
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
     def run(self, job_id: int) -> RunPaths:
-        return RunPaths(self.folder / "runs" / str(job_id))
+        return RunPaths(self.runs / str(job_id))
+
+    def highest_run(self) -> int:
+        """The largest id that a run folder has; 0 where there is none."""
+        names = os.listdir(self.runs) if self.runs.is_dir() else []  # noqa: PTH208
+        return max(
+            (int(n) for n in names if n.isascii() and n.isdecimal() and len(n) < 16), default=0
+        )

@@ -2,19 +2,21 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from backend.models import Job, JobStatus, utc_now
 from backend.paths import DataPaths
+from backend.processes import Mark, adopt, find_all_marked, find_marked
+from backend.store import StoreError
 from backend.supervisor import Supervisor, Surroundings, leader_of
 
 logger = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS: Final = 5.0
+SWEEP_SECONDS: Final = 30.0
 CLOSE_SECONDS: Final = 5.0
 
 
@@ -32,8 +34,8 @@ class Leases:
         return self.take_these(job_id, free[:count])
 
     def take_these(self, job_id: int, devices: Iterable[int]) -> tuple[int, ...]:
-        """Lease the devices that an adopted job has already."""
-        taken = tuple(index for index in devices if index in self._holder)
+        """Lease the devices that an adopted job has already, as far as nobody else has them."""
+        taken = tuple(i for i in devices if self._holder.get(i, 0) in (None, job_id))
         for index in taken:
             self._holder[index] = job_id
         return taken
@@ -62,6 +64,7 @@ class Pool:
         self._supervisors: dict[int, Supervisor] = {}
         self._leases = Leases(device.index for device in around.source.devices())
         self._lingering: dict[int, Supervisor] = {}
+        self._swept_at = -1e9
         self._closing = threading.Event()
         self._executor: ThreadPoolExecutor | None = None
         self._housekeeper = threading.Thread(
@@ -70,13 +73,18 @@ class Pool:
 
     def start(self) -> None:
         """Take over what an earlier server left running, then work on the queue."""
-        # Adopted jobs may be more than `workers`: the setting may have been lowered meanwhile.
+        # Adopted jobs may be more than `workers`: the setting may have been lowered meanwhile. And
+        # a job whose supervisor failed needs a new thread after another has taken its place.
         running = self._around.store.running()
         self._executor = ThreadPoolExecutor(
-            max(self._workers, len(running)), thread_name_prefix="supervisor"
+            2 * self._workers + len(running), thread_name_prefix="supervisor"
         )
         self.recover(running)
-        self.dispatch()
+        self._sweep()
+        try:
+            self.dispatch()
+        except StoreError as error:  # a disk that is full stops no server
+            logger.warning("The queue waits. %s", error)
         self._housekeeper.start()
 
     def close(self) -> int:
@@ -90,7 +98,11 @@ class Pool:
             self._executor.shutdown(wait=True)
         if self._housekeeper.ident:
             self._housekeeper.join(CLOSE_SECONDS)
-        return len(self._around.store.running())
+        try:
+            return len(self._around.store.running())
+        except StoreError as error:
+            logger.warning("How many jobs go on cannot be told exactly. %s", error)
+            return len(supervisors)
 
     def supervisor(self, job_id: int) -> Supervisor | None:
         """Who supervises this job; None where nobody does."""
@@ -121,37 +133,82 @@ class Pool:
                 if devices is None and job.gpus <= len(self._leases.holders()):
                     return
                 devices = devices or ()  # more than there are: it cannot start, and will be told
-                if not self._around.store.change(
-                    job.id,
-                    JobStatus.QUEUED,
-                    JobStatus.RUNNING,
-                    "Started",
-                    started_at=utc_now(),
-                    devices=list(devices),
-                ):
-                    self._leases.give_back(job.id)  # cancelled in this instant
-                    continue
-                self._supervise(Supervisor(job, self._paths.run(job.id), devices, self._around))
+                claimed = False
+                try:
+                    claimed = self._around.store.change(
+                        job.id,
+                        JobStatus.QUEUED,
+                        JobStatus.RUNNING,
+                        "Started",
+                        started_at=utc_now(),
+                        devices=list(devices),
+                    )
+                finally:
+                    if not claimed:  # cancelled in this instant, or the database cannot be written
+                        self._leases.give_back(job.id)
+                if claimed:
+                    self._supervise(Supervisor(job, self._paths.run(job.id), devices, self._around))
 
     def recover(self, running: Iterable[Job]) -> None:
         """Supervise again those jobs that are running by the database, but not by this pool."""
-        with self._lock:
-            for job_id in (job.id for job in running):
-                if self._closing.is_set() or job_id is None or job_id in self._supervisors:
-                    continue
-                # Read again under the lock: it may have got its verdict since `running` was read.
+        for job_id in (job.id for job in running):
+            try:
+                with self._lock:
+                    if job_id is not None and job_id not in self._supervisors:
+                        self._take_up(job_id)
+            except Exception:  # of one job, which keeps nobody from the others
+                logger.exception("Job %s cannot be taken up; it will be tried again", job_id)
+
+    def _take_up(self, job_id: int) -> None:
+        """Under the lock."""
+        # Read again: it may have got its verdict since those that run were read.
+        job = self._around.store.get(job_id)
+        if self._closing.is_set() or job is None or job.status != JobStatus.RUNNING:
+            return
+        paths = self._paths.run(job_id)
+        leader = leader_of(job, paths, self._around.nonce)
+        if leader is None:
+            found, told = "had not begun", "Found claimed but not begun, and started now"
+        elif leader.alive():
+            found, told = "adopted", "Found running, and supervised again"
+        else:
+            found, told = "is gone", None
+        logger.info("Job %s was running: %s", job_id, found)
+        if told:
+            self._try_to_note(job_id, told)
+        devices = self._leases.take_these(job_id, job.devices)
+        self._supervise(Supervisor(job, paths, devices, self._around, leader=leader))
+
+    def _sweep(self) -> None:
+        """Look for processes that outlived their job's verdict; they are killed, and keep the
+        job's devices until they are gone."""
+        self._swept_at = time.monotonic()
+        for job_id in find_all_marked(self._around.nonce):
+            with self._lock:
                 job = self._around.store.get(job_id)
-                if job is None or job.status != JobStatus.RUNNING:
+                if job is None or not job.status.ended:
+                    continue  # a running one has its supervisor, or will be taken up
+                if job_id in self._supervisors or job_id in self._lingering:
                     continue
-                leader = leader_of(job, self._around.nonce)
-                alive = leader.alive()
-                logger.info("Job %s was running: %s", job_id, "adopted" if alive else "is gone")
-                if alive:
-                    self._around.store.note(job_id, "Found running, and supervised again")
+                left = find_marked(Mark(job_id, self._around.nonce))  # as it is under the lock
+                if not left:
+                    continue
+                pids = ", ".join(str(row.id.pid) for row in left)
+                logger.warning("Job %s has ended, but pid %s lives on: killed", job_id, pids)
+                self._try_to_note(job_id, f"Found alive after the job's end, and killed: {pids}")
                 devices = self._leases.take_these(job_id, job.devices)
-                self._supervise(
-                    Supervisor(job, self._paths.run(job_id), devices, self._around, leader=leader)
+                leader = adopt(left[0].id, Mark(job_id, self._around.nonce))
+                lingering = Supervisor(
+                    job, self._paths.run(job_id), devices, self._around, leader=leader
                 )
+                self._lingering[job_id] = lingering
+            lingering.cleared()
+
+    def _try_to_note(self, job_id: int, message: str) -> None:
+        try:
+            self._around.store.note(job_id, message)
+        except StoreError as error:
+            logger.warning("Job %s: %r not noted. %s", job_id, message, error)
 
     def _supervise(self, supervisor: Supervisor) -> None:
         """Under the lock."""
@@ -176,8 +233,8 @@ class Pool:
                 self._leases.give_back(supervisor.job_id)
         try:
             self.dispatch()
-        except SQLAlchemyError:
-            logger.exception("The queue cannot be read; it will be tried again")
+        except StoreError as error:
+            logger.warning("The queue waits, and will be tried again. %s", error)
 
     def _keep_house(self) -> None:
         while not self._closing.wait(HOUSEKEEPING_SECONDS):
@@ -187,7 +244,10 @@ class Pool:
                 logger.exception("Housekeeping failed; it will be tried again")
 
     def tick(self) -> None:
-        """Give back devices whose memory has come back late, mend ghosts, look at the queue."""
+        """Give back devices whose memory has come back late, mend ghosts, look for processes that
+        outlived their jobs, look at the queue."""
+        if time.monotonic() - self._swept_at >= SWEEP_SECONDS:
+            self._sweep()
         for job_id, supervisor in tuple(self._lingering.items()):
             if supervisor.cleared():
                 with self._lock:

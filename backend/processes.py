@@ -1,5 +1,6 @@
 """Launch, adopt, find and end a tree of processes. POSIX and Windows differ in this file only."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -15,6 +16,8 @@ from typing import Final, Protocol
 
 import psutil
 
+from backend.paths import open_inside
+
 logger = logging.getLogger(__name__)
 
 JOB_VARIABLE: Final = "SIGNALBOX_JOB_ID"
@@ -29,6 +32,7 @@ STACKS_SIGNAL: Final[int | None] = (
 KILL_PATIENCE_SECONDS: Final = 10.0
 """How long a process may take to die of SIGKILL before it is called a survivor."""
 
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 _RUNNER: Final = Path(__file__).parent / "training" / "runner.py"
 _PROC: Final = Path("/proc")
 
@@ -51,6 +55,11 @@ class ProcessId:
 
     pid: int
     started: str
+
+    @property
+    def age_rank(self) -> float:
+        """Smaller for one that was started earlier since the boot."""
+        return float(self.started.rpartition(":")[2] or 0)
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,10 @@ class Leader(Protocol):
         their parents since; read afresh or up to a second ago. Cheap."""
         ...
 
+    def know(self, ids: Iterable[ProcessId]) -> bool:
+        """Told of processes that are the job's as well; whether one is alive that is news."""
+        ...
+
     def let_go(self) -> None:
         """Nobody here will wait for it any more; it goes on by itself."""
         ...
@@ -140,6 +153,7 @@ class LocalLeader:
         # A child that was given a clean environment is known by its parents as long as they live,
         # and afterwards only by having been seen.
         self._seen: frozenset[ProcessId] = frozenset()
+        self._code: int | None = None
 
     @property
     def id(self) -> ProcessId:
@@ -149,10 +163,14 @@ class LocalLeader:
         if self._child is not None:
             return self._child.poll() is None
         row = _row(self._id.pid)
-        return row is not None and row.id == self._id and row.alive
+        if row is None or row.id != self._id:
+            return False
+        if not row.alive and row.parent == os.getpid():
+            self._reap()
+        return row.alive
 
     def exit_code(self) -> int | None:
-        return self._child.poll() if self._child is not None else None
+        return self._child.poll() if self._child is not None else self._code
 
     def ask_to_stop(self) -> None:
         if self.alive():
@@ -160,10 +178,25 @@ class LocalLeader:
             send_signal(self._id, signal.SIGTERM)
 
     def leftovers(self) -> list[ProcessRow]:
-        return self._remember(find_marked(self._mark, self._seen))
+        return self._remember(find_marked(self._mark, self._seen, since=self._id))
 
     def tree(self, afresh: bool) -> list[ProcessRow]:
         return self._remember(_family(TABLE.rows(afresh=afresh), {self._id, *self._seen}))
+
+    def know(self, ids: Iterable[ProcessId]) -> bool:
+        ids = tuple(ids)
+        table = read_table() if ids else {}
+        alive = {id for id in ids if id.pid in table and table[id.pid].id == id}
+        news = alive - self._seen
+        self._seen |= news
+        return any(table[id.pid].alive for id in news)
+
+    def _reap(self) -> None:
+        """Wait for a child of this process that somebody here has let go."""
+        with contextlib.suppress(OSError):
+            pid, status = os.waitpid(self._id.pid, os.WNOHANG)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
 
     def _remember(self, rows: list[ProcessRow]) -> list[ProcessRow]:
         self._seen = frozenset(row.id for row in rows)
@@ -187,7 +220,7 @@ def launch(spec: LaunchSpec) -> LocalLeader:
     if STACKS_SIGNAL is not None:
         environment[STACKS_VARIABLE] = str(STACKS_SIGNAL)
     try:
-        with spec.log.open("ab") as log:
+        with os.fdopen(open_inside(spec.log, _APPEND), "ab") as log:
             child = subprocess.Popen(
                 [str(spec.python), str(_RUNNER), *spec.argv],
                 cwd=spec.folder,
@@ -216,17 +249,39 @@ def find_leader(mark: Mark) -> LocalLeader:
     first = [row for row in rows.values() if row.parent not in rows]
     if not first:
         return LocalLeader(ProcessId(0, ""), mark)
-    return LocalLeader(
-        min(first, key=lambda row: float(row.id.started.rpartition(":")[2])).id, mark
-    )
+    return LocalLeader(min(first, key=lambda row: row.id.age_rank).id, mark)
 
 
-def find_marked(mark: Mark, seen: Collection[ProcessId] = ()) -> list[ProcessRow]:
+def find_marked(
+    mark: Mark, seen: Collection[ProcessId] = (), since: ProcessId | None = None
+) -> list[ProcessRow]:
     """Every live process whose environment carries the mark or that is among those seen before,
-    and their live descendants, whatever these have in their environments."""
+    and their live descendants, whatever these have in their environments.
+
+    Args:
+        since: the leader, where it is known: nothing that is older is looked at, because each
+            look at an environment is three system calls, at each of which others get the GIL.
+    """
     table = read_table()
-    marked = (row.id for pid, row in table.items() if row.alive and _carries(pid, mark))
+    oldest = since.age_rank if since else 0
+    marked = (
+        row.id
+        for pid, row in table.items()
+        if row.alive and row.id.age_rank >= oldest and _carries(pid, mark)
+    )
     return _family(table, {*marked, *seen})
+
+
+def find_all_marked(nonce: str) -> dict[int, list[ProcessRow]]:
+    """Every live process that carries a mark with this nonce, by the id of its job."""
+    found: dict[int, list[ProcessRow]] = {}
+    for pid, row in read_table().items():
+        if row.alive and pid != os.getpid():
+            variables = _variables(pid)
+            job_id = variables.get(JOB_VARIABLE, "")
+            if variables.get(NONCE_VARIABLE) == nonce and job_id.isdecimal():
+                found.setdefault(int(job_id), []).append(row)
+    return found
 
 
 def end_tree(
@@ -262,11 +317,12 @@ def end_tree(
                     return Ended((), len(killed))
             if waited >= grace_seconds + patience_seconds:
                 return Ended(tuple(left), len(killed))
+            told = _told_by(leader, left)
             for row in left:
                 if waited >= grace_seconds:
-                    if send_signal(row.id, _KILL):
+                    if send_kill(row.id):
                         killed.add(row.id)
-                elif row.id not in asked and not _was_passed_on(row, leader):
+                elif row.id not in asked and row is not told:
                     send_signal(row.id, signal.SIGTERM)
                     asked.add(row.id)
         if give_up.wait(interval):
@@ -274,10 +330,13 @@ def end_tree(
         interval = min(interval * 1.5, 0.05)
 
 
-def _was_passed_on(row: ProcessRow, leader: Leader) -> bool:
-    """The runner passes what it is asked on to its only child, the script; many a training takes
-    a second SIGTERM for impatience and stops saving. A stopped one has not heard the first."""
-    return row.parent == leader.id.pid and row.state != "T"
+def _told_by(leader: Leader, rows: Sequence[ProcessRow]) -> ProcessRow | None:
+    """The script, to which the runner passes on what it is asked: the first of its children, for
+    the later ones are orphans. Many a training takes a second SIGTERM for impatience and stops
+    saving. A stopped one has not heard the first."""
+    children = [row for row in rows if row.parent == leader.id.pid]
+    script = min(children, key=lambda row: row.id.age_rank, default=None)
+    return None if script is None or script.state == "T" else script
 
 
 def send_signal(target: ProcessId, number: int) -> bool:
@@ -297,6 +356,16 @@ def send_signal(target: ProcessId, number: int) -> bool:
         return False
 
 
+def send_kill(target: ProcessId) -> bool:
+    """`send_signal` with the signal that nothing can catch."""
+    return send_signal(target, _KILL)
+
+
+def is_of_this_boot(id: ProcessId) -> bool:
+    """Whether the machine has not been started anew since this process began."""
+    return id.started.partition(":")[0] == _boot()
+
+
 def take_stacks(rows: Iterable[ProcessRow], path: Path, patience_seconds: float = 1.0) -> int:
     """Have each process that can write its stacks append them to `path`; return how many did.
 
@@ -311,16 +380,16 @@ def take_stacks(rows: Iterable[ProcessRow], path: Path, patience_seconds: float 
         if not stopped and not _catches(row.id.pid, STACKS_SIGNAL):
             continue
         try:
-            with path.open("a", encoding="utf-8") as file:
+            with os.fdopen(open_inside(path, _APPEND), "a", encoding="utf-8") as file:
                 file.write(f"\n=== Process {row.id.pid}: {command_line(row.id.pid)}\n")
                 if stopped:
                     file.write("It is stopped, as by SIGSTOP or Ctrl-Z.\n")
                     continue
-            before = path.stat().st_size
+            before = path.lstat().st_size
             if not send_signal(row.id, STACKS_SIGNAL):
                 continue
             while time.monotonic() < deadline:
-                if path.stat().st_size > before:
+                if path.lstat().st_size > before:
                     answered += 1
                     time.sleep(0.05)  # its last lines follow the first at once
                     break
@@ -424,13 +493,21 @@ if sys.platform == "linux":
         pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())  # noqa: PTH208
         return {row.id.pid: row for row in map(_row, pids) if row is not None}
 
-    def _carries(pid: int, mark: Mark) -> bool:
+    def _environ(pid: int) -> list[bytes]:
         try:
             with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 (a hot path)
-                variables = file.read().split(b"\0")
+                return file.read().split(b"\0")
         except OSError:
-            return False
+            return []
+
+    def _carries(pid: int, mark: Mark) -> bool:
+        variables = _environ(pid)
         return all(f"{n}={v}".encode() in variables for n, v in mark.variables().items())
+
+    def _variables(pid: int) -> dict[str, str]:
+        """Those of its variables that are ours."""
+        ours = (v.decode("utf-8", "replace") for v in _environ(pid) if v.startswith(b"SIGNALBOX_"))
+        return dict(variable.split("=", 1) for variable in ours if "=" in variable)
 
     def _catches(pid: int, number: int) -> bool:
         try:
@@ -494,12 +571,15 @@ else:
         rows = map(_psutil_row, psutil.process_iter())
         return {row.id.pid: row for row in rows if row is not None}
 
-    def _carries(pid: int, mark: Mark) -> bool:
+    def _variables(pid: int) -> dict[str, str]:
         try:
-            environment = psutil.Process(pid).environ()
+            return dict(psutil.Process(pid).environ())
         except (psutil.Error, OSError):
-            return False
-        return all(environment.get(n) == v for n, v in mark.variables().items())
+            return {}
+
+    def _carries(pid: int, mark: Mark) -> bool:
+        variables = _variables(pid)
+        return all(variables.get(n) == v for n, v in mark.variables().items())
 
     def _catches(pid: int, number: int) -> bool:
         return False  # there is no way to know, and a process that does not catch it would die

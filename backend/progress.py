@@ -5,11 +5,14 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
+
+from backend.paths import open_inside, publish_inside
 
 MAX_BYTES: Final = 8 * 2**20
 """A larger file is not read: a full history of 2,000 points takes less than 1 MiB."""
@@ -19,8 +22,13 @@ MAX_EXTRA: Final = 50
 MAX_TEXT: Final = 200
 MAX_COUNT: Final = 2**53
 
-_CAREFULLY: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-"""Opened so, a link is refused and a FIFO does not block."""
+SAVE_AGAIN_SECONDS: Final = 2.0
+"""So long after points could not be saved (the disk is full, say) it is tried again."""
+
+WHOLE_BYTES: Final = 32 * 2**20
+WINDOWS: Final = 256
+WINDOW_BYTES: Final = 32 * 2**10
+"""A metrics.jsonl larger than `WHOLE_BYTES` is read in so many windows of this size."""
 
 LONG_NAMES: Final[Mapping[str, str]] = {
     "step": "current_step",
@@ -39,6 +47,7 @@ _FIGURES: Final = (
     "learning_rate", "grad_norm", "best_eval_loss", "samples_per_second", "steps_per_second",
     "elapsed_seconds", "remaining_seconds", "gpu_memory_allocated_gb", "gpu_memory_reserved_gb",
 )  # fmt: skip
+_LONGEST_LINE: Final = 2**20
 _TEXTS: Final = ("status", "phase", "updated_at")
 _LOSSES: Final = ("train_loss", "eval_loss")
 _NON_FINITE: Final = ("non_finite_count", "first_non_finite_step")
@@ -88,6 +97,8 @@ class Reading:
     first_non_finite_step: int | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
     raw_history: Sequence[Any] = ()
+    lost: Sequence[str] = field(default=(), compare=False)
+    """The losses that are no number in the file itself: NaN or infinite, not null."""
 
     @cached_property
     def history(self) -> Sequence[Point]:
@@ -100,7 +111,7 @@ class Reading:
         kept = {
             name: value
             for name in self.__dataclass_fields__
-            if name != "raw_history" and (value := getattr(self, name)) is not None
+            if name not in ("raw_history", "lost") and (value := getattr(self, name)) is not None
         }
         return {**kept, "extra": dict(self.extra)}
 
@@ -155,7 +166,8 @@ def parse(content: bytes) -> Reading:
 
     found["non_finite_count"] = _count(document.get("non_finite_count")) or 0
     found["first_non_finite_step"] = _count(document.get("first_non_finite_step"))
-    if found["non_finite_count"] == 0 and any(_is_non_finite(document.get(n)) for n in _LOSSES):
+    found["lost"] = tuple(n for n in _LOSSES if _is_non_finite(document.get(n)))
+    if found["non_finite_count"] == 0 and found["lost"]:
         found["non_finite_count"] = 1
         found["first_non_finite_step"] = found["current_step"]
     return Reading(**found)
@@ -213,16 +225,29 @@ class ProgressReader:
     with the file as it is now, or is None.
     """
 
-    def __init__(self, path: Path, seen: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        seen: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`seen` is where points are kept of a job that keeps no history itself."""
         self._path = path
+        self._folder = path.parent
         self._seen = seen
+        self._clock = clock
         self._signature: tuple[int, ...] | None = None
         self._digest: bytes | None = None
-        self._points: list[Point] = read_points(seen) if seen else []
+        self._points: list[Point] = read_points(seen, 2 * MAX_POINTS) if seen else []
         self._values = self._points[-1].values if self._points else {}
+        # Its last line may be half a one, and the file of an earlier release has no bound.
+        self._is_behind = bool(self._points)
+        self._save_again_at = -math.inf
         self.reading: Reading | None = None
         self.problem: str | None = None
+
+        lost = [point for point in self._points if _is_lost(point)]
+        self._non_finite = (len(lost), lost[0].step if lost else None)
 
     @property
     def points(self) -> Sequence[Point]:
@@ -236,6 +261,12 @@ class ProgressReader:
 
         `closely` reads it even if size and times are as before.
         """
+        changed = self._look(closely)
+        if self._is_behind and (closely or self._clock() >= self._save_again_at):
+            self._save_all()
+        return changed
+
+    def _look(self, closely: bool) -> bool:
         try:
             content = self._content(closely)
         except NoNewsError as error:
@@ -268,13 +299,18 @@ class ProgressReader:
 
     def _content(self, closely: bool) -> bytes | None:
         """The bytes of the file, or None where it has not changed since the last look."""
-        if not closely:
-            status = os.lstat(self._path)
-            if _signature(status) == self._signature:
-                return None
-        if self._path.is_symlink():
+        try:
+            folder = os.lstat(self._folder)
+        except FileNotFoundError:
+            raise NoNewsError("The run folder is gone.") from None
+        if stat.S_ISLNK(folder.st_mode):
+            raise NoNewsError("The run folder is a link; progress.json is not read through it.")
+        status = os.lstat(self._path)
+        if not closely and _signature(status) == self._signature:
+            return None
+        if stat.S_ISLNK(status.st_mode):
             raise NoNewsError("progress.json is a link; it must be a file of its own.")
-        descriptor = os.open(self._path, os.O_RDONLY | _CAREFULLY)
+        descriptor = open_inside(self._path, os.O_RDONLY)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -293,25 +329,35 @@ class ProgressReader:
         return content
 
     def _keep(self, reading: Reading) -> None:
-        previous = self.reading
-        if previous and not reading.non_finite_count:
-            # A script that writes NaN itself forgets it with its next write; the page does not.
-            reading = replace(
-                reading,
-                non_finite_count=previous.non_finite_count,
-                first_non_finite_step=previous.first_non_finite_step,
-            )
+        # A script that writes NaN itself forgets it with its next write; the page does not.
+        count, first = self._non_finite
+        if reading.lost and not self._has_counted(reading):
+            count, first = count + 1, first if count else reading.current_step
+        if reading.non_finite_count > count:  # the job counts for itself
+            count, first = reading.non_finite_count, reading.first_non_finite_step
+        self._non_finite = count, first
+        reading = replace(reading, non_finite_count=count, first_non_finite_step=first)
         self.reading = reading
         keeps_its_own = any(map(_point, reading.raw_history))  # stops at the first that is one
         if not keeps_its_own and reading.current_step is not None:
             self._add_seen(reading, reading.current_step)
 
+    def _has_counted(self, reading: Reading) -> bool:
+        """Whether this is still the loss that was no number at the look before, or to the server
+        before."""
+        if self.reading:
+            before = self.reading.current_step, self.reading.lost
+            return before == (reading.current_step, reading.lost)
+        newest = self._points[-1] if self._points else None
+        return newest is not None and newest.step == reading.current_step and _is_lost(newest)
+
     def _add_seen(self, reading: Reading, step: int) -> None:
-        values = {
+        values: dict[str, float | None] = {
             name: value
             for name in ("train_loss", "eval_loss", "learning_rate", "grad_norm")
             if (value := getattr(reading, name)) is not None
         }
+        values.update(dict.fromkeys(reading.lost))
         values.update(reading.extra)
         if not values or (self._points and self._points[-1].step == step
                           and values == self._values):  # fmt: skip
@@ -320,25 +366,43 @@ class ProgressReader:
         point = Point(step, reading.current_epoch, reading.updated_at, values)
         self._points.append(point)
         if len(self._points) > 2 * MAX_POINTS:
-            self._points = thin(self._points, MAX_POINTS)
-        if self._seen:
-            try:
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _CAREFULLY
-                with open(os.open(self._seen, flags, 0o666), "wb") as file:  # noqa: PTH123
-                    file.write(point_as_json(point).encode() + b"\n")
-            except OSError:
-                self._seen = None  # the folder is gone or full; the points stay in memory
+            self._points = _thin_seen(self._points)
+            self._is_behind = self._seen is not None  # so that the file too is bounded
+        elif self._seen and not self._is_behind:
+            self._save(self._seen, point)
+
+    def _save(self, seen: Path, point: Point) -> None:
+        try:
+            with os.fdopen(open_inside(seen, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "wb") as file:
+                file.write(point_as_json(point).encode() + b"\n")
+        except OSError:
+            self._is_behind = True  # the folder is gone or full; the points stay in memory
+            self._save_again_at = self._clock() + SAVE_AGAIN_SECONDS
+
+    def _save_all(self) -> None:
+        assert self._seen is not None
+        try:
+            publish_inside(self._seen, "".join(point_as_json(p) + "\n" for p in self._points))
+        except OSError:
+            self._save_again_at = self._clock() + SAVE_AGAIN_SECONDS
+        else:
+            self._is_behind = False
 
 
 def read_points(path: Path, most: int = MAX_POINTS) -> list[Point]:
     """The points of a metrics.jsonl, thinned to `most`; empty where it cannot be read.
 
-    Reads line by line and thins on the way, so that a file of any length takes little memory.
+    Reads line by line and thins on the way, so that a file of any length takes little memory. Of a
+    file larger than 32 MiB only the lines in 256 windows of 32 KiB are read, evenly spread, the
+    first and the last of the file among them: one of any length takes a moment.
     """
     points: list[Point] = []
     try:
-        with open(os.open(path, os.O_RDONLY | _CAREFULLY), "rb") as file:  # noqa: PTH123
-            for line in _lines(file):
+        with open(path, "rb", opener=lambda _, flags: open_inside(path, flags)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return []
+            for line in _lines(file, status.st_size):
                 point = parse_point(line)
                 if point:
                     points.append(point)
@@ -349,9 +413,26 @@ def read_points(path: Path, most: int = MAX_POINTS) -> list[Point]:
     return thin(points, most)
 
 
-def _lines(file: Any) -> Iterable[bytes]:
-    while line := file.readline(1 << 20):
-        yield line
+def _lines(file: BinaryIO, size: int) -> Iterable[bytes]:
+    window, windows = (size, 1) if size <= WHOLE_BYTES else (WINDOW_BYTES, WINDOWS)
+    for number in range(windows):
+        begin = (size - window) * number // max(1, windows - 1)
+        if begin > file.tell():  # else a long line reached into this window
+            file.seek(begin - 1)
+            file.readline(_LONGEST_LINE)  # the rest of a line that began before
+        while file.tell() < begin + window and (line := file.readline(_LONGEST_LINE)):
+            yield line
+
+
+def _thin_seen(points: Sequence[Point]) -> list[Point]:
+    """As `thin`, but the first loss that was no number stays: a later server tells of it too."""
+    kept = {id(point) for point in thin(points, MAX_POINTS - 1)}
+    kept.update([id(point) for point in points if _is_lost(point)][:1])
+    return [point for point in points if id(point) in kept]
+
+
+def _is_lost(point: Point) -> bool:
+    return any(point.values.get(name, 0.0) is None for name in _LOSSES)
 
 
 def _signature(status: os.stat_result) -> tuple[int, ...]:
@@ -374,7 +455,7 @@ def _point(entry: Any) -> Point | None:
     for name, raw in list(entry.items())[: MAX_EXTRA + len(_NOT_VALUES)]:
         if name in _NOT_VALUES:
             continue
-        long = LONG_NAMES.get(name, _text(name))
+        long = LONG_NAMES.get(name) or _text(name)
         if long != name and values.get(long) is not None:
             continue  # where both names are there the long one counts
         if raw is None or _is_non_finite(raw):

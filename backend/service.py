@@ -1,22 +1,23 @@
 """The face of the backend: everything that a page or the API may ask for."""
 
+import contextlib
 import hashlib
 import logging
 import math
 import os
 import re
 import secrets
-import stat
+import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import psutil
 from filelock import FileLock, Timeout
-from sqlalchemy.exc import SQLAlchemyError
 
 from backend import diagnosis, log
 from backend.gpu import MemorySource, empty_cache, find_source
@@ -32,10 +33,13 @@ from backend.models import (
 )
 from backend.paths import DataPaths
 from backend.pool import Pool
+from backend.processes import find_all_marked
 from backend.progress import Point, ProgressReader, Reading, read_points
 from backend.recipes import command_for
+from backend.schema import SchemaError, set_aside_if_damaged
 from backend.settings import Settings
-from backend.store import Store
+from backend.spec import RunSpec
+from backend.store import Store, StoreError
 from backend.submission import (
     InvalidSubmissionError,
     Problem,
@@ -77,6 +81,7 @@ class Service:
         self.settings = settings
         self._paths = DataPaths(settings.data)
         self._lock = FileLock(self._paths.lock)
+        self._notices: list[str] = []
         self._store: Store
         self._source: MemorySource
         self._pool: Pool
@@ -105,14 +110,11 @@ class Service:
                 "set SIGNALBOX_DATA to a folder that you may write."
             ) from None
         try:
-            self._store = Store(self._paths.database)
-        except SQLAlchemyError as error:
+            self._open_database()
+        except (SchemaError, StoreError, OSError, sqlite3.Error) as error:
             self._lock.release()
-            reason = str(getattr(error, "orig", error)).partition("\n")[0]
-            raise StartError(
-                f"The database {self._paths.database} cannot be opened ({reason}); "
-                "move it away to begin with an empty one."
-            ) from None
+            raise StartError(str(error)) from None
+        self._read_back(nonce)
         self._source = find_source()
         devices = self._source.devices()
         around = Surroundings(self.settings, self._store, self._source, nonce)
@@ -131,6 +133,11 @@ class Service:
         return left
 
     @property
+    def notices(self) -> Sequence[str]:
+        """What a person should know of this start: a sentence each."""
+        return tuple(self._notices)
+
+    @property
     def gpu_count(self) -> int:
         return len(self._source.devices())
 
@@ -145,6 +152,7 @@ class Service:
 
         Raises:
             InvalidSubmissionError: something is wrong with it; nothing was queued.
+            StoreError: the database cannot be written; nothing was queued.
         """
         params, problems = check(submission, self.gpu_count)
         if problems or params is None:
@@ -165,7 +173,10 @@ class Service:
                 parent_id=parent_id,
             )
         )
-        self._pool.dispatch()
+        try:
+            self._pool.dispatch()
+        except StoreError as error:  # it is queued; housekeeping tries again
+            logger.warning("The queue waits. %s", error)
         return job_id
 
     def submission_like(self, job_id: int) -> Submission:
@@ -194,8 +205,12 @@ class Service:
         path = self._paths.uploads / f"{hashlib.sha256(content).hexdigest()[:12]}-{safe[-80:]}"
         if not path.exists():
             beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-            beside.write_bytes(content)
-            beside.replace(path)
+            try:
+                beside.write_bytes(content)
+                beside.replace(path)
+            except OSError:
+                beside.unlink(missing_ok=True)  # what there is of it takes room on a full disk
+                raise
         return str(path)
 
     # Acting on a job
@@ -206,13 +221,21 @@ class Service:
         Raises:
             UnknownJobError: there is no such job.
         """
-        self._job(job_id)
-        for status in (JobStatus.QUEUED, JobStatus.PAUSED):
+        job = self._job(job_id)
+        while job.status in (JobStatus.QUEUED, JobStatus.PAUSED):
             if self._store.change(
-                job_id, status, JobStatus.CANCELLED, "Cancelled before it was started"
+                job_id, job.status, JobStatus.CANCELLED, "Cancelled before it was started"
             ):
                 return True
-        self._store.request(job_id, RequestKind.CANCELLING, "Cancel was asked for")
+            job = self._job(job_id)  # it was claimed, or resumed, in this instant
+        if job.status is not JobStatus.RUNNING:
+            return False
+        try:
+            if job.requested is not RequestKind.CANCELLING:
+                self._store.request(job_id, RequestKind.CANCELLING, "Cancel was asked for")
+        except StoreError as error:
+            # The end of a job does not wait for the disk; its verdict is written once that is back.
+            logger.warning("Job %s is cancelled without a note of it. %s", job_id, error)
         self._pool.cancel(job_id)
         return self._job(job_id).status is JobStatus.RUNNING
 
@@ -227,7 +250,10 @@ class Service:
         if supervisor is None or job.status is not JobStatus.RUNNING:
             return False
         supervisor.extend()
-        self._store.note(job_id, "Another full timeout was granted")
+        try:
+            self._store.note(job_id, "Another full timeout was granted")
+        except StoreError as error:
+            logger.warning("Job %s: an extension is not noted. %s", job_id, error)
         return True
 
     # Looking at jobs
@@ -237,7 +263,7 @@ class Service:
         job = self._job(job_id)
         positions = self._store.queue_positions() if job.status is JobStatus.QUEUED else {}
         view = self._view(job, positions)
-        if job.status.ended:
+        if job.status.ended and job.started_at is not None:
             reader = ProgressReader(self._paths.run(job_id).progress)
             reader.look()
             view = replace(view, progress_problem=reader.problem)
@@ -284,28 +310,20 @@ class Service:
         return self._store.timeline(job_id) if _is_id(job_id) else []
 
     def files(self, job_id: int) -> Sequence[RunFile]:
-        """What is in the run folder, by name; links are left out."""
+        """What is in the run folder, by name, at most 500 of it; links are left out."""
         folder = self._paths.run(job_id).folder
         found: list[RunFile] = []
-        if folder.is_symlink():
-            return found
-        for parent, _folders, names in os.walk(folder):
-            for name in names:
-                path = Path(parent, name)
-                try:
-                    status = path.lstat()
-                except OSError:
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    found.append(
-                        RunFile(
-                            os.fsencode(path.relative_to(folder)).decode("utf-8", "replace"),
-                            status.st_size,
-                            datetime.fromtimestamp(status.st_mtime, UTC),
-                        )
-                    )
-            if len(found) >= MAX_FILES:
-                break
+        waiting = [] if folder.is_symlink() else [folder]
+        while waiting and len(found) < MAX_FILES:
+            with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+                for entry in islice(entries, MAX_FILES):
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    elif entry.is_file(follow_symlinks=False):
+                        status = entry.stat(follow_symlinks=False)
+                        name = os.fsencode(os.path.relpath(entry.path, folder))
+                        at = datetime.fromtimestamp(status.st_mtime, UTC)
+                        found.append(RunFile(name.decode("utf-8", "replace"), status.st_size, at))
         return sorted(found[:MAX_FILES], key=lambda file: file.name)
 
     def cleanups(self, job_id: int | None = None, limit: int = 100) -> Sequence[Cleanup]:
@@ -379,9 +397,50 @@ class Service:
 
     def _nonce(self) -> str:
         path = self._paths.nonce
-        if not path.exists():
-            path.write_text(secrets.token_hex(8), encoding="ascii")
-        return path.read_text(encoding="ascii").strip()
+        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+            if nonce := path.read_text(encoding="ascii").strip():
+                return nonce
+        # Without it no process of this folder's jobs is found again, after a power loss either.
+        nonce = secrets.token_hex(8)
+        beside = path.with_suffix(".tmp")
+        with beside.open("w", encoding="ascii") as file:
+            file.write(nonce)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        return nonce
+
+    def _open_database(self) -> None:
+        damaged = set_aside_if_damaged(self._paths.database)
+        if damaged:
+            self._notices.append(
+                f"The database was damaged. It was set aside, with all its bytes, as {damaged}, "
+                "and an empty one was begun; logs and curves are still in the run folders."
+            )
+            logger.warning(self._notices[-1])
+        # Run folders of a database that is gone keep their numbers.
+        self._store = Store(self._paths.database, first_id=self._paths.highest_run() + 1)
+
+    def _read_back(self, nonce: str) -> None:
+        """Make a row again for each live job that the database does not know (any more)."""
+        for job_id in find_all_marked(nonce):
+            if self._store.get(job_id) is not None:
+                continue
+            spec = RunSpec.read(self._paths.run(job_id))
+            if spec is None or spec.job_id != job_id:
+                spec = RunSpec(job_id=job_id, timeout_seconds=self.settings.timeout_seconds)
+            try:
+                self._store.restore(
+                    spec.running_job(), "Found running, though the database did not know it"
+                )
+            except StoreError as error:
+                logger.warning("Job %s runs, and cannot be taken up. %s", job_id, error)
+                continue
+            self._notices.append(
+                f"Job {job_id} was found running, though the database did not know it; "
+                "it is supervised again."
+            )
+            logger.warning(self._notices[-1])
 
     def _job(self, job_id: int) -> Job:
         job = self._store.get(job_id) if _is_id(job_id) else None

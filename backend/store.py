@@ -1,5 +1,8 @@
 """Every query and every change of state, on SQLite."""
 
+import sqlite3
+import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,8 +10,9 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, or_, update
-from sqlmodel import Session, SQLModel, col, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, or_, update
+from sqlalchemy.exc import OperationalError, SQLAlchemyError, TimeoutError
+from sqlmodel import Session, col, select
 
 from backend.models import (
     TRANSITIONS,
@@ -21,9 +25,21 @@ from backend.models import (
     RequestKind,
     utc_now,
 )
+from backend.schema import BUSY_SECONDS, prepare
 
-BUSY_SECONDS: Final = 30
-"""How long a writer waits for another before it gives up."""
+KEPT_CONNECTIONS: Final = 16
+MAX_CONNECTIONS: Final = 128
+"""One for each thread that reads at the same moment: supervisors, pages and requests."""
+
+_ADVICE: Final[Mapping[int, str]] = {
+    sqlite3.SQLITE_FULL: "free some space and try again",
+    sqlite3.SQLITE_BUSY: "another program keeps it locked; try again",
+    sqlite3.SQLITE_READONLY: "make sure that it may be written and try again",
+    sqlite3.SQLITE_CANTOPEN: "make sure that its folder is there and try again",
+    sqlite3.SQLITE_CORRUPT: "it is damaged; restart Signalbox, which sets it aside",
+    sqlite3.SQLITE_NOTADB: "it is damaged; restart Signalbox, which sets it aside",
+}
+"""What to try, by SQLite's result code."""
 
 Sort = Literal["id", "name", "status", "started", "finished", "duration"]
 
@@ -44,6 +60,19 @@ class IllegalTransitionError(ValueError):
     """The transition table has no such change; a mistake in this program."""
 
 
+class StoreError(Exception):
+    """The database cannot be read or written; the message is one sentence for a person.
+
+    Attributes:
+        passing: It is locked, full, read-only or out of reach, and trying again later may help.
+            Otherwise it is damaged, or this program is wrong, and the same will fail again.
+    """
+
+    def __init__(self, message: str, *, passing: bool) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+
 @dataclass(frozen=True)
 class Found:
     jobs: Sequence[Job]
@@ -51,40 +80,87 @@ class Found:
 
 
 class Store:
-    """The database of one data folder. Safe to use from every thread."""
+    """The database of one data folder. Safe to use from every thread.
 
-    def __init__(self, path: Path) -> None:
+    Every method may raise StoreError.
+    """
+
+    def __init__(self, path: Path, first_id: int = 1) -> None:
+        """Open the database, and make it or bring it up to date where needed.
+
+        Args:
+            first_id: No new job gets a lower id, because there are run folders up to there.
+
+        Raises:
+            SchemaError: the database is not for this version; it is as it was.
+            StoreError: it cannot be opened.
+        """
+        self._first_id = first_id
         self._engine = create_engine(
-            f"sqlite:///{path}",
+            URL.create("sqlite", database=str(path)),
             connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+            pool_size=KEPT_CONNECTIONS,
+            max_overflow=MAX_CONNECTIONS - KEPT_CONNECTIONS,
+            pool_timeout=BUSY_SECONDS,
         )
         _use_own_transactions(self._engine)
         self._writing = self._engine.execution_options(writes=True)
-        SQLModel.metadata.create_all(self._writing)
+        self._turns = Turns()
+        try:
+            with _plainly(f"The database {path} cannot be opened"):
+                prepare(self._engine, path)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._engine.dispose()
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with Session(self._engine, expire_on_commit=False) as session:
+        with (
+            _plainly("The database cannot be read"),
+            Session(self._engine, expire_on_commit=False) as session,
+        ):
             yield session
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
-        with Session(self._writing, expire_on_commit=False) as session, session.begin():
-            yield session
+        if not self._turns.take(BUSY_SECONDS):
+            raise StoreError(
+                "The database cannot be written (other writes take too long); try again.",
+                passing=True,
+            )
+        try:
+            with (
+                _plainly("The database cannot be written"),
+                Session(self._writing, expire_on_commit=False) as session,
+                session.begin(),
+            ):
+                yield session
+        finally:
+            self._turns.give()
 
     # Jobs
 
     def add(self, job: Job) -> int:
         """Queue a job; return its id."""
         with self._write() as session:
+            if job.id is None:
+                newest = session.exec(select(func.max(col(Job.id)))).one() or 0
+                job.id = max(newest + 1, self._first_id)
             session.add(job)
             session.flush()
-            assert job.id is not None
             session.add(Event(job_id=job.id, to_status=JobStatus.QUEUED, message="Submitted"))
             return job.id
+
+    def restore(self, job: Job, message: str) -> None:
+        """Write a job that has an id and a state already, but is not in this database."""
+        assert job.id is not None
+        with self._write() as session:
+            session.add(job)
+            session.flush()
+            session.add(Event(job_id=job.id, to_status=job.status, message=message))
 
     def get(self, job_id: int) -> Job | None:
         with self._read() as session:
@@ -113,17 +189,12 @@ class Store:
                 either.append(col(Job.id) == int(number))
             conditions.append(or_(*either))
         key = _SORTS[sort]
-        order = key.desc() if descending else key.asc()
-        newest = col(Job.id).desc()
+        order = (key.desc() if descending else key.asc()).nulls_last(), col(Job.id).desc()
+        # SQLite sorts whole rows; of jobs that are not on the page it sorts nothing but the ids.
+        page = select(Job.id).where(*conditions).order_by(*order).limit(limit).offset(offset)
         with self._read() as session:
             total = session.exec(select(func.count()).select_from(Job).where(*conditions)).one()
-            jobs = session.exec(
-                select(Job)
-                .where(*conditions)
-                .order_by(order.nulls_last(), newest)
-                .limit(limit)
-                .offset(offset)
-            ).all()
+            jobs = session.exec(select(Job).where(col(Job.id).in_(page)).order_by(*order)).all()
         return Found(jobs, total)
 
     def counts(self) -> dict[JobStatus, int]:
@@ -238,12 +309,15 @@ class Store:
         self, kind: FailureKind | None, limit: int, offset: int
     ) -> Sequence[tuple[Failure, Job]]:
         """Newest first."""
-        query = select(Failure, Job).where(col(Failure.job_id) == col(Job.id))
-        if kind is not None:
-            query = query.where(col(Failure.kind) == kind)
         newest = (col(Failure.at).desc(), col(Failure.job_id).desc())
+        page = select(Failure.job_id).order_by(*newest).limit(limit).offset(offset)
+        if kind is not None:
+            page = page.where(col(Failure.kind) == kind)
+        query = select(Failure, Job).where(col(Failure.job_id) == col(Job.id))
         with self._read() as session:
-            return session.exec(query.order_by(*newest).limit(limit).offset(offset)).all()
+            return session.exec(
+                query.where(col(Failure.job_id).in_(page)).order_by(*newest)  # as in `find`
+            ).all()
 
     def failure_counts(self, days: int) -> list[tuple[date, FailureKind, int]]:
         """How many failures of each kind there were on each of the last days, in UTC."""
@@ -270,6 +344,63 @@ class Store:
             query = query.where(col(Cleanup.job_id) == job_id)
         with self._read() as session:
             return session.exec(query.order_by(col(Cleanup.id).desc()).limit(limit)).all()
+
+
+class Turns:
+    """A lock that is handed on in the order in which it was asked for.
+
+    Writers who wait for SQLite only look now and then whether it is free, so that one who writes in
+    a loop would be there before them every time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = False
+        self._waiting: deque[threading.Lock] = deque()
+
+    def take(self, seconds: float) -> bool:
+        """Wait for one's turn; False where it did not come in that time."""
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return True
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        if mine.acquire(timeout=seconds):
+            return True
+        with self._lock:
+            if mine not in self._waiting:  # it came at the last moment
+                return True
+            self._waiting.remove(mine)
+            return False
+
+    def give(self) -> None:
+        """Hand the turn on to who has waited longest."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
+
+
+@contextmanager
+def _plainly(failure: str) -> Iterator[None]:
+    """Turn SQLAlchemy's errors into a sentence that begins so, and say whether it may pass."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason: object = getattr(error, "orig", None) or error
+        code = getattr(reason, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        # Of SQLite's operational errors only this one, as for a table that is not there, is ours.
+        passing = isinstance(error, OperationalError) and code != sqlite3.SQLITE_ERROR
+        if isinstance(error, TimeoutError):
+            reason, passing = "too many threads use it at once", True
+        advice = _ADVICE.get(code, "try again" if passing else "")
+        line = str(reason).partition("\n")[0]
+        raise StoreError(
+            f"{failure} ({line}){'; ' if advice else ''}{advice}.", passing=passing
+        ) from error
 
 
 def _use_own_transactions(engine: Engine) -> None:

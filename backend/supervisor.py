@@ -7,18 +7,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from backend import diagnosis, log
 from backend.diagnosis import Verdict
 from backend.gpu import JobMeter, Measurement, MemorySource, empty_cache
 from backend.models import Cleanup, Failure, FailureKind, Job, JobStatus, RequestKind, utc_now
-from backend.paths import RunPaths
+from backend.paths import RunPaths, publish_inside
 from backend.processes import (
     CouldNotStartError,
     LaunchSpec,
@@ -29,20 +27,29 @@ from backend.processes import (
     end_tree,
     find_leader,
     find_marked,
+    is_of_this_boot,
     launch,
+    send_kill,
     take_stacks,
 )
 from backend.progress import Point, ProgressReader, Reading
 from backend.recipes import Command
 from backend.settings import PROJECT_FOLDER, Settings
+from backend.spec import RunSpec
 from backend.stall import StallClock, duration, timeout_message
-from backend.store import Store
+from backend.store import Store, StoreError
 
 logger = logging.getLogger(__name__)
 
 MEMORY_INTERVAL_SECONDS: Final = 1.0
+MEMORY_SAVED_SECONDS: Final = 30.0
+"""So often at most a peak that has risen is written down."""
+
 RETRY_SECONDS: Final = 1.0
 TAIL_LINES: Final = 100
+RESTARTED: Final = (
+    "The machine was restarted while the job ran, and nothing was left to tell how far it came."
+)
 MAX_STACKS_BYTES: Final = 256 * 2**10
 
 _TRAINING: Final = Path(__file__).parent / "training"
@@ -102,10 +109,13 @@ class Supervisor:
         self._launcher = launcher
         self._clock = clock
         self._leader = leader
-        self._meter = JobMeter(around.source, self.devices, launched_here=leader is None)
+        self._meter = JobMeter(around.source, self.devices, job.memory if leader else None)
         self._reader = ProgressReader(paths.progress, paths.seen)
         self._stall = self._new_stall_clock()
         self._memory_read_at = -1e9
+        self._memory_saved = (clock(), self._meter.peak_bytes)
+        self._has_looked = leader is None
+        self._silent_at_end: float | None = None
         self._pids: set[int] = set()
         self._host_left_bytes = 0
         self._stacks_taken = False
@@ -132,8 +142,12 @@ class Supervisor:
         self._wake.set()
 
     def cleared(self) -> bool:
-        """Whether nothing of the ended job lives or holds memory any more."""
-        return not find_marked(self._mark) and self._meter.back(self._pids.__contains__)
+        """Whether nothing of the ended job lives or holds memory any more. What lives is killed
+        once more: it may have been out of reach of signals only for a while."""
+        left = find_marked(self._mark, self.survivors)
+        for row in left:
+            send_kill(row.id)
+        return not left and self._meter.back(self._pids.__contains__)
 
     def live(self) -> Live:
         return Live(
@@ -157,20 +171,24 @@ class Supervisor:
         """Supervise the job to its verdict, or until `detach`."""
         if self._leader is None:
             if self._cancel.is_set():
-                self._finish(diagnosis.CANCELLED, "cancelled")
+                self._finish(diagnosis.CANCELLED)
                 return
             try:
-                self._launch()
+                self._leader = self._launch()
             except CouldNotStartError as error:
-                self._finish(diagnosis.failed(FailureKind.COULD_NOT_START, str(error)), "launch")
+                self._finish(diagnosis.failed(FailureKind.COULD_NOT_START, str(error)))
                 return
         try:
+            if self._job.ending is not None:
+                self._carry_through(self._leader, self._job.ending)
+                return
             while not self._detach.is_set() and not self.tick(self._clock()):
                 self._wake.wait(self._settings.poll_seconds)
                 self._wake.clear()
         finally:
-            if self._leader:
-                self._leader.let_go()
+            if self._detach.is_set():
+                self._save(memory=self._meter.state())
+            self._leader.let_go()
 
     def tick(self, now: float) -> bool:
         """One look at the job; True once it has its verdict."""
@@ -178,9 +196,10 @@ class Supervisor:
         if not self._leader.alive():
             self._end_by_itself(self._leader)
             return True
+        self._has_looked = True
         if self._cancel.is_set():
-            self._end(self._leader, self._settings.cancel_grace_seconds)
-            self._finish(diagnosis.CANCELLED, "cancelled")
+            if self._end(self._leader, self._settings.cancel_grace_seconds):
+                self._finish(diagnosis.CANCELLED)
             return True
         if now - self._memory_read_at >= MEMORY_INTERVAL_SECONDS:
             self._memory_read_at = now
@@ -201,7 +220,7 @@ class Supervisor:
         self._stacks_taken = False
         return True
 
-    def _launch(self) -> None:
+    def _launch(self) -> Leader:
         if len(self.devices) < self._job.gpus:
             needs = f"{self._job.gpus} GPU" + ("s" if self._job.gpus > 1 else "")
             raise CouldNotStartError(f"It needs {needs}, and this machine has fewer now.")
@@ -209,16 +228,19 @@ class Supervisor:
             spec = self._prepare()
         except OSError as error:
             raise CouldNotStartError(f"The run folder cannot be written: {error}.") from error
-        self._leader = self._launcher(spec)
+        leader = self._launcher(spec)
         self._stall = self._new_stall_clock()
-        self._store.update_running(
-            self.job_id, pid=self._leader.id.pid, process_start=self._leader.id.started
-        )
+        # Where this cannot be written the next server finds the job by its mark.
+        self._save(pid=leader.id.pid, process_start=leader.id.started, memory=self._meter.state())
+        return leader
 
     def _prepare(self) -> LaunchSpec:
         """Make the run folder and spec.json."""
         job, paths = self._job, self._paths
-        paths.checkpoints.mkdir(parents=True, exist_ok=True)
+        paths.folder.mkdir(parents=True, exist_ok=True)
+        if paths.folder.is_symlink():
+            raise CouldNotStartError(f"The run folder {str(paths.folder)!r} is a link.")
+        paths.checkpoints.mkdir(exist_ok=True)
         command = Command(**job.command)
         python = Path(command.python or sys.executable)
         folder = Path(command.folder) if command.folder else PROJECT_FOLDER
@@ -235,31 +257,34 @@ class Supervisor:
         environment["PYTHONPATH"] = os.pathsep.join(
             filter(None, (environment.get("PYTHONPATH"), str(_TRAINING)))
         )
-        spec = {
-            "job_id": self.job_id,
-            "name": job.name,
-            "recipe": job.recipe,
-            "params": job.params,
-            "command": [str(python), *command.argv],
-            "working_dir": str(folder),
-            "variables": {**variables, **self._mark.variables()},
-            "env_names": sorted(job.env),
-            "devices": list(self.devices),
-            "timeout_seconds": job.timeout_seconds,
-            "created_at": job.created_at.isoformat(),
-        }
-        _publish(paths.spec, json.dumps(spec, indent=2))
+        RunSpec(
+            job_id=self.job_id,
+            name=job.name,
+            recipe=job.recipe,
+            params=job.params,
+            command=[str(python), *command.argv],
+            working_dir=str(folder),
+            variables={**variables, **self._mark.variables()},
+            env_names=sorted(job.env),
+            devices=list(self.devices),
+            timeout_seconds=job.timeout_seconds,
+            created_at=job.created_at,
+        ).publish(paths)
         return LaunchSpec(python, tuple(command.argv), folder, environment, paths.log, self._mark)
 
     def _end_by_itself(self, leader: Leader) -> None:
         """The leader is gone: end what it left behind, and find out how it ended."""
         self._reader.look(closely=True)
-        code = leader.exit_code()
-        self._end(leader, self._settings.cancel_grace_seconds)
-        verdict = diagnosis.verdict_of(diagnosis.read_exit(self._paths.exit), code)
+        record = diagnosis.read_exit(self._paths.exit)
+        verdict = diagnosis.verdict_of(record, leader.exit_code())
         if self._job.requested == RequestKind.CANCELLING:  # by an earlier server, which then died
-            verdict = diagnosis.CANCELLED
-        self._finish(verdict, "ended" if verdict.kind is None else str(verdict.kind))
+            verdict = replace(diagnosis.CANCELLED, finished_at=verdict.finished_at)
+        elif verdict.kind is FailureKind.LOST and not is_of_this_boot(leader.id):
+            verdict = diagnosis.failed(FailureKind.LOST, RESTARTED)
+        if record is None:
+            self._intend(verdict)  # nobody but us knows
+        if self._end(leader, self._settings.cancel_grace_seconds):
+            self._finish(verdict)
 
     def _time_out(self, leader: Leader, now: float) -> bool:
         """The timeout is over: one last look, then the end."""
@@ -272,17 +297,47 @@ class Supervisor:
         if not self._stacks_taken:
             self._stacks_taken = True
             take_stacks(leader.tree(afresh=True), self._paths.stacks)
-        self._end(leader, self._settings.stall_grace_seconds)
-        self._finish(diagnosis.failed(FailureKind.TIMEOUT, message), "timeout")
+        verdict = diagnosis.failed(FailureKind.TIMEOUT, message)
+        self._read_memory(leader, afresh=True)
+        self._intend(verdict)
+        if self._end(leader, self._settings.stall_grace_seconds):
+            self._finish(verdict)
         return True
 
-    def _end(self, leader: Leader, grace_seconds: float) -> None:
+    def _intend(self, verdict: Verdict) -> None:
+        """Write down what the job is about to be ended for, before the first signal: a server that
+        is killed in between would leave a job that only died of a signal."""
+        ending = {**asdict(verdict), "silent_seconds": self._silent_seconds(verdict)}
+        self._save(ending=ending, memory=self._meter.state(ending=True))
+
+    def _carry_through(self, leader: Leader, ending: Mapping[str, Any]) -> None:
+        """Go on with an end that an earlier server had begun."""
+        logger.info("Job %s: its end had begun and is carried through", self.job_id)
+        verdict = Verdict(
+            JobStatus(ending["status"]),
+            FailureKind(ending["kind"]) if ending["kind"] else None,
+            ending["error"],
+            ending["finished_at"],
+        )
+        self._silent_at_end = ending["silent_seconds"]
+        if not leader.alive():
+            record = diagnosis.read_exit(self._paths.exit)
+            verdict = replace(verdict, finished_at=record.finished_at if record else None)
+        self._stacks_taken = True  # by the server that began
+        if self._end(leader, self._settings.stall_grace_seconds):
+            self._finish(verdict)
+
+    def _end(self, leader: Leader, grace_seconds: float) -> bool:
+        """End every process of the job; False where this server closes before that is done, and
+        the next one finds the job and goes on from here."""
         if leader.alive():
             self._read_memory(leader, afresh=True)
             _try_publish(self._paths.stop, json.dumps({"asked_at": utc_now().isoformat()}))
         ended = end_tree(leader, grace_seconds, self._detach)
+        while ended is not None and leader.know(_left_behind(self._paths)):
+            ended = end_tree(leader, grace_seconds, self._detach)
         if ended is None:
-            return  # the server closes: the next one finds the job and goes on from here
+            return False
         self.survivors = tuple(row.id for row in ended.survivors)
         self._host_left_bytes = sum(row.memory_bytes for row in ended.survivors)
         if ended.killed:
@@ -293,17 +348,23 @@ class Supervisor:
         if ended.survivors:
             pids = ", ".join(str(row.id.pid) for row in ended.survivors)
             self._note(f"Could not be ended, not even by SIGKILL: pid {pids}")
+        return True
 
     def _note(self, message: str) -> None:
         try:
             self._store.note(self.job_id, message)
-        except SQLAlchemyError:  # the verdict, which follows, is worth waiting for; this is not
+        except StoreError:  # the verdict, which follows, is worth waiting for; this is not
             logger.exception("Job %s: cannot note %r", self.job_id, message)
 
-    def _finish(self, verdict: Verdict, reason: str) -> None:
+    def _save(self, **facts: Any) -> None:
+        """Write down what a later server should know; a job goes on if that cannot be done."""
+        try:
+            self._store.update_running(self.job_id, **facts)
+        except StoreError as error:
+            logger.warning("Job %s: %s not written down. %s", self.job_id, sorted(facts), error)
+
+    def _finish(self, verdict: Verdict) -> None:
         """Measure the cleanup and write the verdict with all that belongs to it, once."""
-        if self._detach.is_set():
-            return
         self._reader.look(closely=True)
         cleanups: list[Cleanup] = []
         if self._leader is not None:
@@ -311,9 +372,11 @@ class Supervisor:
             measurements = self._meter.settle(
                 self._pids.__contains__, self._host_left_bytes, self._detach
             )
+            if measurements is None:
+                return  # the server closes: the next one measures, and writes the verdict
             self.lingers = bool(self.survivors) or any(m.released is False for m in measurements)
             cleanups = [
-                _cleanup(self.job_id, reason, measured, cache.freed_bytes)
+                _cleanup(self.job_id, _reason(verdict), measured, cache.freed_bytes)
                 for measured in measurements
             ]
         reading = self._reader.reading
@@ -323,24 +386,34 @@ class Supervisor:
                 job_id=self.job_id,
                 kind=verdict.kind,
                 message=verdict.error or "",
-                seconds_without_progress=None
-                if verdict.kind is FailureKind.LOST
-                else round(self._stall.silent_seconds, 1),
+                seconds_without_progress=self._silent_seconds(verdict),
                 last_step=reading.current_step if reading else None,
                 log_tail=log.tail(self._paths.log, TAIL_LINES),
                 stacks=self._stacks(),
             )
         values: dict[str, Any] = {
-            "progress": reading.summary() if reading else {},
             "error": verdict.error,
             "failure_kind": verdict.kind,
+            "ending": None,
         }
         if finished_at := _instant(
             verdict.finished_at, self._job.started_at or self._job.created_at
         ):
             values["finished_at"] = finished_at
+        progress = reading.summary() if reading else {}
+        self._write(verdict, failure, cleanups, values, progress)
+
+    def _write(
+        self,
+        verdict: Verdict,
+        failure: Failure | None,
+        cleanups: Sequence[Cleanup],
+        values: Mapping[str, Any],
+        progress: Mapping[str, Any],
+    ) -> None:
+        """Write the verdict, and try until that is done."""
         message = verdict.error or _SENTENCES[verdict.status]
-        while not self._detach.is_set():
+        while True:
             try:
                 written = self._store.change(
                     self.job_id,
@@ -350,19 +423,40 @@ class Supervisor:
                     failure=failure,
                     cleanups=cleanups,
                     **values,
+                    progress=dict(progress),
                 )
-            except SQLAlchemyError:
+            except StoreError as error:
                 logger.exception("Job %s: its verdict cannot be written yet", self.job_id)
-                self._detach.wait(RETRY_SECONDS)
+                if not error.passing:
+                    # Something in what was to be kept beside it; the verdict itself matters most.
+                    cleanups, progress = (), {}
+                    failure = failure and Failure(
+                        job_id=self.job_id, kind=failure.kind, message=failure.message
+                    )
+                if self._detach.wait(RETRY_SECONDS):
+                    return  # the next server comes to the same verdict
                 continue
             if not written:
                 logger.error("Job %s had a verdict already; %s dropped", self.job_id, verdict)
             return
 
+    def _silent_seconds(self, verdict: Verdict) -> float | None:
+        """How long the job had been silent at its end; None where nobody was looking."""
+        if self._silent_at_end is not None:
+            return self._silent_at_end
+        if verdict.kind is FailureKind.LOST or not self._has_looked:
+            return None
+        return round(self._stall.silent_seconds, 1)
+
     def _read_memory(self, leader: Leader, *, afresh: bool) -> None:
         rows = leader.tree(afresh)
         self._pids |= {row.id.pid for row in rows}
         self._meter.read(sum(row.memory_bytes for row in rows))
+        saved_at, saved_peak = self._memory_saved
+        now, peak = self._clock(), self._meter.peak_bytes
+        if peak != saved_peak and now - saved_at >= MEMORY_SAVED_SECONDS:
+            self._memory_saved = now, peak
+            self._save(memory=self._meter.state())
 
     def _stacks(self) -> str:
         if not self._stacks_taken:
@@ -380,13 +474,37 @@ _SENTENCES: Final[Mapping[JobStatus, str]] = {
 }
 
 
-def leader_of(job: Job, nonce: str) -> Leader:
-    """The leader of a job that another server process launched, alive or gone."""
+def leader_of(job: Job, paths: RunPaths, nonce: str) -> Leader | None:
+    """The leader of a job that another server process claimed, alive or gone; None where that
+    server died before the job had begun, so that it can be launched now."""
     assert job.id is not None
     mark = Mark(job.id, nonce)
     if job.pid is not None and job.process_start is not None:
         return adopt(ProcessId(job.pid, job.process_start), mark)
-    return find_leader(mark)  # the server died between the launch and writing down whom
+    leader = find_leader(mark)  # the server died between the launch and writing down whom
+    return leader if leader.alive() or _has_begun(paths) else None
+
+
+def _has_begun(paths: RunPaths) -> bool:
+    """Whether a line of the training may have run. The runner makes the file for the stacks before
+    the first, and what it, or the kernel, has to say against the start is in the log."""
+    if paths.folder.is_symlink() or any(
+        os.path.lexists(path) for path in (paths.stacks, paths.exit, paths.progress, paths.metrics)
+    ):
+        return True
+    return bool(log.read_tail(paths.log, 1))
+
+
+def _left_behind(paths: RunPaths) -> list[ProcessId]:
+    """The orphans that the runner still had when it ended, and that only it could know of."""
+    record = diagnosis.read_exit(paths.exit)
+    return [ProcessId(*left) for left in record.left] if record else []
+
+
+def _reason(verdict: Verdict) -> str:
+    if verdict.status is JobStatus.CANCELLED:
+        return "cancelled"
+    return "ended" if verdict.kind is None else str(verdict.kind)
 
 
 def _cleanup(job_id: int, reason: str, m: Measurement, freed: int | None) -> Cleanup:
@@ -416,14 +534,8 @@ def _instant(text: str | None, earliest: datetime) -> datetime | None:
     return instant if earliest <= instant <= utc_now() else None
 
 
-def _publish(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
-
-
 def _try_publish(path: Path, text: str) -> None:
     try:
-        _publish(path, text)
+        publish_inside(path, text)
     except OSError as error:
         logger.warning("%s cannot be written: %s", path, error)

@@ -30,13 +30,15 @@ JSON = st.recursive(
     max_leaves=6,
 )
 RECORDS = st.fixed_dictionaries(
-    {}, optional={"code": JSON, "signal": JSON, "exception": JSON, "finished_at": JSON}
+    {},
+    optional=dict.fromkeys(("code", "signal", "exception", "finished_at", "boot", "left"), JSON),
 )
 
 
 def _record(**fields: Any) -> ExitRecord:
     nothing = dict.fromkeys(ExitRecord.__dataclass_fields__)
-    return ExitRecord(**{**nothing, "finished_at": "2026-11-23T18:02:45.123Z", **fields})
+    when = "2026-11-23T18:02:45.123Z"
+    return ExitRecord(**{**nothing, "finished_at": when, "left": (), **fields})
 
 
 def _raised(kind: str, message: str) -> ExitRecord:
@@ -153,6 +155,45 @@ def test_the_record_is_read(tmp_path: Path) -> None:
     )
 
 
+BOOT = "3c8f9a2e-0000-4000-8000-000000000000"
+
+
+def _left(tmp_path: Path, boot: Any, left: Any) -> tuple[tuple[int, str], ...]:
+    path = tmp_path / "exit.json"
+    path.write_text(json.dumps({"code": 0, "boot": boot, "left": left}))
+    record = read_exit(path)
+    assert record
+    assert record.code == 0
+    return record.left
+
+
+def test_who_was_left_behind_is_read(tmp_path: Path) -> None:
+    assert _left(tmp_path, BOOT, [[12, 345], [13, 0]]) == ((12, f"{BOOT}:345"), (13, f"{BOOT}:0"))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [[1, 5], [0, 5], [-12, 5], [2**31, 5], [12, -1], [12, 2**63], [12, 5.0], ["12", 5], [True, 5],
+     [12, None], [12], [12, 5, 6], {}, "12", None, 12, [[12], [5]]],
+)  # fmt: skip
+def test_who_cannot_have_been_left_behind_is_not_read(tmp_path: Path, entry: Any) -> None:
+    assert _left(tmp_path, BOOT, [entry, [12, 345]]) == ((12, f"{BOOT}:345"),)
+
+
+@pytest.mark.parametrize("boot", [None, "", "a:1", 5, [BOOT], "x" * 36, BOOT * 9])
+def test_without_the_boot_nobody_can_be_told_by_a_pid(tmp_path: Path, boot: Any) -> None:
+    assert _left(tmp_path, boot, [[12, 345]]) == ()
+
+
+@pytest.mark.parametrize("left", [None, 12, "12", {"12": 345}, {}])
+def test_a_list_that_is_none_names_nobody(tmp_path: Path, left: Any) -> None:
+    assert _left(tmp_path, BOOT, left) == ()
+
+
+def test_no_more_than_ten_thousand_are_read(tmp_path: Path) -> None:
+    assert len(_left(tmp_path, BOOT, [[12, n] for n in range(20_000)])) == 10_000
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b'{"code": ', b"\xff\xfe", b"[" * 10**5, b" " * 2**21]
 )
@@ -170,6 +211,13 @@ def test_no_record_a_folder_and_a_link_are_none(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text('{"code": 0}')
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     assert read_exit(tmp_path / "link") is None
+
+
+def test_no_record_is_read_through_a_link_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "exit.json").write_text('{"code": 0}')
+    (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
+    assert read_exit(tmp_path / "run" / "exit.json") is None
 
 
 def test_a_fifo_does_not_hold_the_verdict_up(tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ class Clock:
 
 def _settle(meter: JobMeter, clock: Clock | None = None, host_left: int = 0) -> list[Measurement]:
     clock = clock or Clock()
-    return meter.settle(OURS.__eq__, host_left, clock.give_up, clock=clock)
+    settled = meter.settle(OURS.__eq__, host_left, clock.give_up, clock=clock)
+    assert settled is not None
+    return settled
 
 
 def _ran(source: FakeSource, *devices: int, readings: int = 1) -> JobMeter:
@@ -141,11 +143,12 @@ def test_a_reading_that_never_rests_is_taken_after_ten_seconds() -> None:
     assert measured.released is False
 
 
-def test_a_server_that_closes_does_not_wait() -> None:
+def test_a_server_that_closes_neither_waits_nor_takes_what_it_saw_for_the_end() -> None:
     clock = Clock()
     clock.give_up.set()
-    (measured,) = _settle(_ran(FakeSource({0: [GIB, 9 * GIB]}, {0: [[OURS]]}), 0), clock)
-    assert measured.settle_seconds == 0
+    meter = _ran(FakeSource({0: [GIB, 9 * GIB]}, {0: [[OURS]]}), 0)
+    assert meter.settle(OURS.__eq__, 0, clock.give_up, clock=clock) is None
+    assert clock.now < 1
 
 
 def test_what_cannot_be_read_stays_empty() -> None:
@@ -169,14 +172,36 @@ def test_each_device_is_measured_by_itself() -> None:
     assert second.settle_seconds == pytest.approx(0.2)
 
 
-def test_an_adopted_job_has_no_baseline_and_no_verdict_on_what_it_gave_back() -> None:
-    meter = JobMeter(FakeSource({0: [9 * GIB, GIB]}), [0], launched_here=False)
+def test_of_an_adopted_job_is_known_what_was_written_down() -> None:
+    state = _ran(FakeSource({0: [GIB, 9 * GIB]}), 0).state()
+    assert state == {"baseline": {"0": GIB}, "peak": {"0": 9 * GIB}}
+    meter = JobMeter(FakeSource({0: [5 * GIB, GIB]}), [0], state)
+    meter.read(0)
+    (measured,) = _settle(meter)
+    assert (measured.baseline_bytes, measured.before_bytes) == (GIB, 5 * GIB)
+    assert (measured.peak_bytes, measured.after_bytes, measured.released) == (9 * GIB, GIB, True)
+
+
+def test_what_was_read_before_an_end_that_another_server_began_is_kept() -> None:
+    state = _ran(FakeSource({0: [GIB, 9 * GIB]}), 0).state(ending=True)
+    (measured,) = _settle(JobMeter(FakeSource({0: [GIB]}), [0], state))
+    assert (measured.before_bytes, measured.after_bytes) == (9 * GIB, GIB)
+
+
+def test_of_a_job_that_ended_between_two_servers_the_last_reading_is_not_made_up() -> None:
+    state = _ran(FakeSource({0: [GIB, 9 * GIB]}), 0).state()
+    (measured,) = _settle(JobMeter(FakeSource({0: [GIB]}), [0], state))
+    assert measured.before_bytes is None
+
+
+def test_an_adopted_job_of_which_nothing_is_known_has_no_verdict_on_what_it_gave_back() -> None:
+    meter = JobMeter(FakeSource({0: [9 * GIB, GIB]}), [0], {})
     meter.read(0)
     (measured,) = _settle(meter)
     assert (measured.baseline_bytes, measured.before_bytes) == (None, 9 * GIB)
     assert measured.after_bytes == GIB
     assert measured.released is None
-    held = JobMeter(FakeSource({0: [9 * GIB]}, {0: [[OURS]]}), [0], launched_here=False)
+    held = JobMeter(FakeSource({0: [9 * GIB]}, {0: [[OURS]]}), [0], {})
     assert _settle(held)[0].released is False, "unless its own processes still hold some"
 
 

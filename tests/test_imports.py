@@ -18,7 +18,8 @@ LAYERS = [
     {"views", "submission"},
     {"pool"},
     {"supervisor"},
-    {"processes", "stall", "progress", "gpu", "diagnosis", "store", "log"},
+    {"spec", "processes", "stall", "progress", "gpu", "diagnosis", "store", "log"},
+    {"schema"},
     {"models", "recipes", "paths"},
     {"settings"},
 ]

@@ -1,5 +1,7 @@
 """The log as a terminal would show it."""
 
+import os
+import time
 from pathlib import Path
 
 from hypothesis import given
@@ -56,6 +58,28 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "log.txt").symlink_to(tmp_path / "secret")
     assert read_tail(tmp_path / "log.txt", 100) == b""
+
+
+def test_no_log_is_read_through_a_link_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "log.txt").write_text("secret")
+    (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
+    assert read_tail(tmp_path / "run" / "log.txt", 100) == b""
+
+
+def test_a_fifo_in_place_of_the_log_is_an_empty_text(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log.txt")
+    assert tail(tmp_path / "log.txt", 5) == ""
+
+
+def test_the_tail_of_a_huge_log_is_there_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    with path.open("wb") as file:
+        file.seek(5 * 10**9)
+        file.write(b"\nthe end\n")
+    begin = time.monotonic()
+    assert tail(path, 1) == "the end"
+    assert time.monotonic() - begin < 2
 
 
 @given(st.text())

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from backend import processes
 from backend import service as service_module
 from backend import supervisor as supervisor_module
 from backend.gpu import Device, Holder, SourceName
@@ -289,7 +291,7 @@ def test_what_survives_even_sigkill_keeps_its_device_until_it_is_gone(
     left: list[ProcessRow] = [survivor]
     monkeypatch.setattr(supervisor_module, "end_tree", lambda *_: Ended((survivor,), 1))
     monkeypatch.setattr(
-        supervisor_module, "find_marked", lambda mark: left if mark.job_id == 1 else []
+        supervisor_module, "find_marked", lambda mark, _: left if mark.job_id == 1 else []
     )
     service = serve(settings)
     first = _started(service, waiting())
@@ -306,6 +308,45 @@ def test_what_survives_even_sigkill_keeps_its_device_until_it_is_gone(
     service._pool.tick()
     assert service.machine().devices[0].leased_by is None
     assert service.close() == 0
+
+
+def test_a_survivor_keeps_its_device_across_servers(
+    two_devices: None,
+    settings: Settings,
+    serve: Serve,
+    waiting: Waiting,
+    gate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = serve(settings)
+    job_id = _started(first, waiting())
+    gate.touch()
+    wait_until_ended(first, job_id)
+    assert first.close() == 0
+    nonce = DataPaths(settings.data).nonce.read_text()
+    environment = {**os.environ, **Mark(job_id, nonce).variables()}
+    with subprocess.Popen(["/bin/sleep", "600"], env=environment) as survivor:
+        send = processes._send
+
+        def refuse(target: ProcessId, number: int) -> bool:
+            if target.pid == survivor.pid:
+                raise PermissionError(1, "Operation not permitted")
+            return send(target, number)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(processes, "_send", refuse)
+            second = serve(settings)
+            assert second.machine().devices[0].leased_by == job_id
+            other = _started(second, waiting())
+            assert second.job(other).devices == [1]
+            second._pool.tick()
+            assert second.machine().devices[0].leased_by == job_id
+        second._pool.tick()
+        survivor.wait(30)
+        second._pool.tick()
+        assert second.machine().devices[0].leased_by is None
+    wait_until_ended(second, other)
+    assert second.close() == 0
 
 
 def test_a_device_whose_memory_does_not_come_back_waits_for_it(

@@ -427,6 +427,7 @@ class FakeTree:
             ProcessRow(self.id, 1, "S", 0),
             ProcessRow(ProcessId(1002, "boot:2"), 1001, "S", 0),  # the script: it was told
             ProcessRow(ProcessId(1003, "boot:3"), 1002, "S", 0),
+            ProcessRow(ProcessId(1004, "boot:10"), 1001, "S", 0),  # an orphan: it was not
         ]
         monkeypatch.setattr(processes, "send_signal", self._send)
 
@@ -449,6 +450,9 @@ class FakeTree:
     def tree(self, afresh: bool) -> list[ProcessRow]:
         return self.leftovers()
 
+    def know(self, ids: object) -> bool:
+        return False
+
     def let_go(self) -> None:
         pass
 
@@ -467,15 +471,16 @@ class FakeTree:
 def test_who_is_asked_when_if_nobody_obeys(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = FakeTree(monkeypatch, leader_dies_at=1e9)
     ended = tree.end(grace_seconds=20)
-    assert list(dict.fromkeys(tree.sent))[:4] == [
+    assert list(dict.fromkeys(tree.sent))[:5] == [
         (0, 1001, signal.SIGTERM),
         (10, 1003, signal.SIGTERM),
+        (10, 1004, signal.SIGTERM),
         (20, 1001, signal.SIGKILL),
         (20, 1002, signal.SIGKILL),
     ]
-    assert ended == Ended(tuple(tree.rows), 3), "what survives even that is named"
+    assert ended == Ended(tuple(tree.rows), 4), "what survives even that is named"
     assert tree.now >= 30
-    assert [s for s in tree.sent if s[2] == signal.SIGTERM] == tree.sent[:2], "asked once"
+    assert [s for s in tree.sent if s[2] == signal.SIGTERM] == tree.sent[:3], "asked once"
 
 
 def test_the_rest_is_asked_as_soon_as_the_leader_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -598,7 +603,7 @@ def test_an_adopted_leader_can_be_ended(start: Start) -> None:
     assert {row.id.pid for row in leader.tree(afresh=True)} == {run.leader.id.pid, *pids}
     assert end_tree(leader, 10, NEVER) == Ended((), 0)
     assert not leader.alive()
-    assert leader.exit_code() is None, "only a parent is told"
+    assert leader.exit_code() == -signal.SIGTERM, "it is a child of ours, whoever launched it"
     assert not any(map(_lives, pids))
 
 

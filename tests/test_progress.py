@@ -6,8 +6,10 @@ import math
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from backend.progress import (
     MAX_EXTRA,
     MAX_POINTS,
     MAX_TEXT,
+    SAVE_AGAIN_SECONDS,
+    WHOLE_BYTES,
     NoNewsError,
     Point,
     ProgressReader,
@@ -309,6 +313,63 @@ def test_a_close_look_sees_a_change_that_size_and_time_hide(path: Path) -> None:
     assert reader.reading == Reading(current_step=2)
 
 
+def test_the_same_content_in_another_file_is_no_progress(path: Path) -> None:
+    reader = ProgressReader(path)
+    _publish(path, {"step": 1})
+    assert reader.look()
+    inode = path.stat().st_ino
+    _publish(path, {"step": 1})
+    assert path.stat().st_ino != inode
+    assert not reader.look()
+    assert not reader.look(closely=True)
+
+
+def test_an_older_content_is_progress_once(path: Path) -> None:
+    """Whatever it says, the job has written it: it lives."""
+    reader = ProgressReader(path)
+    for step in (1, 2, 1):
+        _publish(path, {"step": step})
+        os.utime(path, (step, step))
+        assert reader.look()
+        assert not reader.look()
+    assert reader.reading == Reading(current_step=1)
+
+
+@pytest.mark.parametrize("closely", [False, True])
+def test_a_run_folder_that_is_gone_is_said(tmp_path: Path, closely: bool) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    reader = ProgressReader(folder / "progress.json")
+    assert not reader.look(closely=closely)
+    assert reader.problem is None, "the job has written nothing yet"
+    _publish(folder / "progress.json", {"step": 1})
+    assert reader.look(closely=closely)
+    folder.rename(tmp_path / "moved")
+    assert not reader.look(closely=closely)
+    assert reader.problem == "The run folder is gone."
+    assert reader.reading == Reading(current_step=1)
+    (tmp_path / "moved").rename(folder)
+    assert not reader.look(closely=closely)
+    assert reader.problem is None
+
+
+@pytest.mark.parametrize("closely", [False, True])
+def test_a_run_folder_that_is_a_link_is_not_read_through(tmp_path: Path, closely: bool) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    _publish(folder / "progress.json", {"step": 1, "loss": 1})
+    reader = ProgressReader(folder / "progress.json", folder / "seen.jsonl")
+    assert reader.look(closely=closely)
+    folder.rename(tmp_path / "moved")
+    folder.symlink_to(tmp_path / "moved")
+    assert not reader.look(closely=closely), "even to the very same file"
+    assert reader.problem == "The run folder is a link; progress.json is not read through it."
+    _publish(tmp_path / "moved" / "progress.json", {"step": 2, "loss": 2})
+    assert not reader.look(closely=closely)
+    assert read_points(folder / "seen.jsonl") == []
+    assert ProgressReader(folder / "progress.json", folder / "seen.jsonl").points == []
+
+
 def _signature_after_change(path: Path) -> tuple[int, ...]:
     """Change the file, and return what a coarse clock would have left of it."""
     path.write_text('{"step": 2}', encoding="utf-8")
@@ -389,6 +450,21 @@ def test_a_spoilt_file_is_no_news_and_the_last_good_reading_stays(
     assert reader.problem is None
 
 
+def test_a_file_that_is_too_large_is_not_read_at_all(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _two_hundred_megabytes(path)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("It is read.")
+
+    monkeypatch.setattr(os, "fdopen", refuse)
+    monkeypatch.setattr(os, "read", refuse)
+    reader = ProgressReader(path)
+    assert not reader.look()
+    assert reader.problem == "progress.json is 191 MiB large; at most 8 MiB are read."
+
+
 def _in_time(ask: Callable[[], bool]) -> bool:
     """The answer, or a failed test where it blocks."""
     answers: list[bool] = []
@@ -463,6 +539,61 @@ def test_a_loss_that_stopped_being_a_number_is_remembered(path: Path) -> None:
     assert reader.reading.first_non_finite_step == 812
 
 
+def test_each_loss_that_is_no_number_counts_and_the_first_is_named(path: Path) -> None:
+    reader = ProgressReader(path)
+    for content in (
+        '{"step": 812, "loss": NaN}',
+        '{"step": 812, "loss": NaN, "elapsed_seconds": 1}',
+        '{"step": 813, "loss": 1}',
+        '{"step": 814, "loss": 1e999}',
+    ):
+        _publish(path, content)
+        assert reader.look()
+    assert reader.reading
+    assert (reader.reading.non_finite_count, reader.reading.first_non_finite_step) == (2, 812)
+
+
+def test_the_jobs_own_count_takes_over_and_stays(path: Path) -> None:
+    reader = ProgressReader(path)
+    for content in (
+        {"step": 5, "loss": math.nan},
+        {"step": 6, "non_finite_count": 4, "first_non_finite_step": 2},
+        {"step": 7},
+    ):
+        _publish(path, content)
+        reader.look()
+    assert reader.reading
+    assert (reader.reading.non_finite_count, reader.reading.first_non_finite_step) == (4, 2)
+
+
+@pytest.mark.parametrize("last", ['{"step": 900, "loss": 1}', '{"step": 812, "loss": NaN}'])
+def test_a_new_server_too_knows_of_the_loss_that_was_no_number(path: Path, last: str) -> None:
+    seen = path.with_name("seen.jsonl")
+    reader = ProgressReader(path, seen)
+    for content in ('{"step": 811, "loss": 1}', '{"step": 812, "loss": NaN}', last):
+        _publish(path, content)
+        reader.look()
+    assert parse_point(seen.read_bytes().splitlines()[1]) == Point(812, values={"train_loss": None})
+    reader = ProgressReader(path, seen)
+    assert reader.look()
+    assert reader.reading
+    assert (reader.reading.non_finite_count, reader.reading.first_non_finite_step) == (1, 812)
+
+
+def test_the_first_loss_that_was_no_number_outlives_the_thinning(path: Path) -> None:
+    seen = path.with_name("seen.jsonl")
+    reader = ProgressReader(path, seen)
+    for step in range(3 * MAX_POINTS):
+        reader._keep(_read({"step": step, "loss": math.nan if step == 812 else math.sin(step)}))
+    reader.look()
+    assert 812 in [p.step for p in read_points(seen, 10**6)]
+    _publish(path, {"step": 10**6, "loss": 1})
+    reader = ProgressReader(path, seen)
+    reader.look()
+    assert reader.reading
+    assert (reader.reading.non_finite_count, reader.reading.first_non_finite_step) == (1, 812)
+
+
 def test_the_jobs_own_count_goes_first() -> None:
     reading = _read('{"step": 9, "loss": null, "non_finite_count": 4, "first_non_finite_step": 2}')
     assert (reading.non_finite_count, reading.first_non_finite_step) == (4, 2)
@@ -531,6 +662,66 @@ def test_the_points_seen_are_bounded(path: Path) -> None:
     assert reader.points[-1].step == 2 * MAX_POINTS + 9
 
 
+def _lines_of(seen: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in seen.read_text().splitlines()]
+
+
+def test_the_file_of_the_points_seen_is_bounded(path: Path) -> None:
+    seen = path.with_name("seen.jsonl")
+    reader = ProgressReader(path, seen)
+    for step in range(2 * MAX_POINTS + 1):
+        reader._add_seen(Reading(train_loss=math.sin(step)), step)
+    reader.look()
+    assert len(_lines_of(seen)) <= MAX_POINTS
+    for step in (10**6, 10**6 + 1):
+        _publish(path, {"step": step, "loss": 1})
+        reader.look()
+    assert _lines_of(seen)[-3:] == [2 * MAX_POINTS, 10**6, 10**6 + 1]
+    assert len(_lines_of(seen)) <= MAX_POINTS + 2
+    assert ProgressReader(path, seen).points == reader.points
+
+
+def test_a_long_file_of_an_earlier_release_is_made_short(path: Path) -> None:
+    seen = path.with_name("seen.jsonl")
+    seen.write_text("".join(f'{{"step": {n}, "loss": 1}}\n' for n in range(40_000)) + '{"step": 9')
+    reader = ProgressReader(path, seen)
+    reader.look()
+    assert len(_lines_of(seen)) <= 2 * MAX_POINTS
+    assert _lines_of(seen)[-1] == 39_999, "and half a line is gone"
+
+
+def test_points_that_could_not_be_saved_are_saved_later(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    now = 0.0
+    seen = folder / "seen.jsonl"
+    reader = ProgressReader(folder / "progress.json", seen, lambda: now)
+    seen.mkdir()  # it cannot be written, as on a full disk
+    for step in (1, 2, 3):
+        _publish(folder / "progress.json", {"step": step, "loss": step})
+        reader.look()
+    seen.rmdir()
+    reader.look()
+    assert not seen.exists(), "it was tried just now"
+    now += SAVE_AGAIN_SECONDS
+    reader.look()
+    assert _lines_of(seen) == [1, 2, 3]
+    _publish(folder / "progress.json", {"step": 4, "loss": 4})
+    reader.look()
+    assert _lines_of(seen) == [1, 2, 3, 4]
+
+
+def test_a_close_look_saves_the_points_without_waiting(path: Path) -> None:
+    seen = path.with_name("seen.jsonl")
+    reader = ProgressReader(path, seen, lambda: 0.0)
+    seen.mkdir()
+    _publish(path, {"step": 1, "loss": 1})
+    reader.look()
+    seen.rmdir()
+    reader.look(closely=True)
+    assert _lines_of(seen) == [1]
+
+
 @pytest.mark.parametrize("spoil", [_folder, os.mkfifo, _link])
 def test_a_spoilt_file_of_points_stops_nothing(path: Path, spoil: Callable[[Path], None]) -> None:
     seen = path.with_name("seen.jsonl")
@@ -544,7 +735,9 @@ def test_a_spoilt_file_of_points_stops_nothing(path: Path, spoil: Callable[[Path
 
     assert _in_time(follow)
     assert [p.step for p in readers[0].points] == [1]
-    assert not seen.is_symlink() or seen.read_text() == '{"step": 99}', "no link is followed"
+    if spoil is _link:
+        elsewhere = path.with_name("elsewhere.json")
+        assert elsewhere.read_text() == '{"step": 99}', "no link is followed"
 
 
 def test_points_are_read_past_lines_that_are_none(tmp_path: Path) -> None:
@@ -563,6 +756,41 @@ def test_a_long_file_of_points_is_thinned_as_it_is_read(tmp_path: Path) -> None:
     assert len(points) <= 100
     assert points[-1].step == 39_999
     assert 5000 in [p.step for p in points]
+
+
+def test_a_huge_file_of_points_is_read_in_windows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    line = '{"step": %9d, "loss": %9d, "padding": "' + "x" * 400 + '"}\n'
+    count = 2 * WHOLE_BYTES // len(line % (0, 0))
+    with path.open("w") as file:
+        file.writelines(line % (n, n) for n in range(count))
+    points = read_points(path)
+    steps = [p.step for p in points]
+    assert 500 < len(points) <= MAX_POINTS
+    assert (steps[0], steps[-1]) == (0, count - 1)
+    assert steps == sorted(set(steps)), "no line is read twice"
+    assert all(p.values["train_loss"] == p.step for p in points), "no line is read in part"
+    gaps = [after - before for before, after in pairwise(steps)]
+    assert max(gaps) < count / 200
+
+
+def test_a_huge_file_without_lines_is_no_points(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with path.open("wb") as file:
+        file.truncate(2**30)
+    begin = time.monotonic()
+    assert read_points(path) == []
+    assert time.monotonic() - begin < 20
+
+
+def test_long_lines_of_a_huge_file_are_not_read_twice(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    line = '{"step": %d, "padding": "' + "x" * 900_000 + '"}\n'
+    with path.open("w") as file:
+        file.writelines(line % n for n in range(60))
+    steps = [p.step for p in read_points(path)]
+    assert len(steps) > 10
+    assert steps == sorted(set(steps))
 
 
 def test_no_file_of_points_is_no_points(tmp_path: Path) -> None:

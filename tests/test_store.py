@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from backend.models import (
     TRANSITIONS,
@@ -24,7 +25,8 @@ from backend.models import (
     RequestKind,
     utc_now,
 )
-from backend.store import IllegalTransitionError, Sort, Store
+from backend.store import IllegalTransitionError, Sort, Store, StoreError, Turns
+from tests.waiting import wait_until
 
 QUEUED, RUNNING, PAUSED = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED
 COMPLETED, FAILED, CANCELLED = JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED
@@ -228,8 +230,9 @@ def test_what_is_not_there_is_none(store: Store) -> None:
     assert store.timeline(12) == []
     assert store.next_queued() is None
     assert not store.change(12, QUEUED, RUNNING, "nobody")
-    with pytest.raises(Exception, match="FOREIGN KEY"):
+    with pytest.raises(StoreError, match="FOREIGN KEY") as caught:
         store.note(12, "nobody's")
+    assert not caught.value.passing
 
 
 # Queue
@@ -248,6 +251,42 @@ def test_the_queue_is_first_come_first_served(store: Store) -> None:
         taken.append(job.id)
     assert taken == [first, second, late]
     assert store.queue_positions() == {}
+
+
+# Ids
+
+
+def test_a_new_job_gets_no_id_below_the_first(tmp_path: Path) -> None:
+    """Run folders may be there of jobs that the database does not know."""
+    first = Store(tmp_path / "signalbox.db", first_id=12)
+    assert [first.add(_job()), first.add(_job())] == [12, 13]
+    first.close()
+    second = Store(tmp_path / "signalbox.db", first_id=5)
+    assert second.add(_job()) == 14
+    second.close()
+    third = Store(tmp_path / "signalbox.db", first_id=40)
+    assert third.add(_job()) == 40
+    assert third.add(_job(id=3)) == 3
+    assert third.add(_job()) == 41
+    third.close()
+
+
+def test_jobs_that_are_added_at_once_get_ids_of_their_own(tmp_path: Path) -> None:
+    stores = [Store(tmp_path / "signalbox.db", first_id=12) for _ in range(2)]
+    with ThreadPoolExecutor(8) as threads:
+        ids = list(threads.map(lambda number: stores[number % 2].add(_job()), range(16)))
+    assert sorted(ids) == list(range(12, 28))
+    for store in stores:
+        store.close()
+
+
+def test_a_job_that_runs_is_written_again_under_its_own_id(store: Store) -> None:
+    store.restore(_job(id=12, status=RUNNING), "Found running")
+    assert [job.id for job in store.running()] == [12]
+    assert _history(store, 12) == [RUNNING]
+    with pytest.raises(StoreError, match="UNIQUE"):
+        store.restore(_job(id=12, status=RUNNING), "Found running")
+    assert store.add(_job()) == 13
 
 
 # Finding
@@ -502,6 +541,71 @@ def test_twenty_threads_read_and_write_without_a_lock_error(store: Store) -> Non
         assert _history(store, job_id) == [QUEUED, RUNNING, COMPLETED]
 
 
+def test_sixty_threads_read_at_the_same_moment(store: Store, add: Add) -> None:
+    job_id = add()
+    together = threading.Barrier(60)
+
+    def read(_number: int) -> int:
+        with store._read() as session:
+            assert session.get(Job, job_id)
+            return together.wait(30)  # all of them hold their connection now
+
+    with ThreadPoolExecutor(60) as threads:
+        assert sorted(threads.map(read, range(60))) == list(range(60))
+
+
+def test_who_writes_in_a_loop_keeps_nobody_waiting(store: Store, add: Add) -> None:
+    """Who has asked waits for one turn of the other; before it gets to ask there may be a few."""
+    job_id = add()
+    spun, stop = itertools.count(), threading.Event()
+    turns = 0
+
+    def spin() -> None:
+        nonlocal turns
+        while not stop.is_set():
+            store.note(job_id, "spinning")
+            turns = next(spun)
+
+    waited = []
+    with ThreadPoolExecutor(1) as threads:
+        spinner = threads.submit(spin)
+        wait_until(lambda: turns)
+        for _ in range(10):
+            before = turns
+            wait_until(lambda before=before: turns > before)  # it is at it again
+            before = turns
+            store.note(job_id, "mine")
+            waited.append(turns - before)
+        stop.set()
+        spinner.result()
+    assert sum(waited) < 10 * len(waited), waited
+
+
+def test_turns_are_handed_on_in_the_order_in_which_they_were_asked_for() -> None:
+    turns = Turns()
+    assert turns.take(0)
+    order: list[int] = []
+
+    def wait(number: int) -> None:
+        assert turns.take(30)
+        order.append(number)
+        turns.give()
+
+    threads = []
+    for number in range(5):
+        threads.append(threading.Thread(target=wait, args=(number,)))
+        threads[-1].start()
+        wait_until(lambda: len(turns._waiting) == len(threads))
+    assert not turns.take(0), "who comes last, and does not wait, changes nothing"
+    turns.give()
+    assert turns.take(30), "after all who asked before"
+    assert order == [0, 1, 2, 3, 4]
+    turns.give()
+    for thread in threads:
+        thread.join()
+    assert turns.take(0)
+
+
 def test_a_writer_waits_for_another_process(store: Store, add: Add, tmp_path: Path) -> None:
     job_id = add(RUNNING)
     other = sqlite3.connect(tmp_path / "signalbox.db", isolation_level=None)
@@ -513,3 +617,113 @@ def test_a_writer_waits_for_another_process(store: Store, add: Add, tmp_path: Pa
         other.execute("rollback")
         assert verdict.result(timeout=30)
     other.close()
+
+
+# What cannot be done
+
+
+def _restrict(store: Store, pragma: str) -> None:
+    """Have each connection from now on under a restriction, as the disk would set it."""
+    store._engine.dispose()
+    event.listen(store._engine, "connect", lambda connection, _: connection.execute(pragma))
+
+
+@pytest.mark.parametrize(
+    ("pragma", "sentence"),
+    [
+        (
+            "PRAGMA max_page_count=1",
+            "The database cannot be written (database or disk is full); "
+            "free some space and try again.",
+        ),
+        (
+            "PRAGMA query_only=ON",
+            "The database cannot be written (attempt to write a readonly database); "
+            "make sure that it may be written and try again.",
+        ),
+    ],
+    ids=["full", "read-only"],
+)
+def test_what_cannot_be_written_is_said_in_a_sentence(
+    store: Store, add: Add, pragma: str, sentence: str
+) -> None:
+    job_id = add(RUNNING)
+    _restrict(store, pragma)
+    big = "x" * 100_000
+    for write in (
+        lambda: store.note(job_id, big),
+        lambda: store.add(_job(name=big)),
+        lambda: store.change(job_id, RUNNING, FAILED, big, error=big),
+    ):
+        with pytest.raises(StoreError) as caught:
+            write()
+        assert str(caught.value) == sentence
+        assert caught.value.passing
+    assert _status(store, job_id) is RUNNING
+    assert len(store.timeline(job_id)) == 2
+
+
+def test_a_database_that_stays_locked_may_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.store.BUSY_SECONDS", 0.1)
+    store = Store(tmp_path / "signalbox.db")
+    other = sqlite3.connect(tmp_path / "signalbox.db", isolation_level=None)
+    other.execute("begin immediate")
+    with pytest.raises(StoreError, match=r"\(database is locked\); another program") as caught:
+        store.add(_job())
+    assert caught.value.passing
+    assert store._turns.take(0)
+    with pytest.raises(StoreError, match="take too long") as caught:
+        store.add(_job())
+    store._turns.give()
+    assert caught.value.passing
+    other.execute("rollback")
+    other.close()
+    assert store.add(_job()) == 1
+    store.close()
+
+
+def test_more_threads_than_connections_may_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.store.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("backend.store.KEPT_CONNECTIONS", 1)
+    monkeypatch.setattr("backend.store.MAX_CONNECTIONS", 1)
+    store = Store(tmp_path / "signalbox.db")
+    with store._read() as session:
+        session.connection()
+        with pytest.raises(StoreError, match="too many threads") as caught:
+            store.counts()
+    assert caught.value.passing
+    assert store.counts()[QUEUED] == 0
+    store.close()
+
+
+def test_damage_and_mistakes_of_the_program_do_not_pass(store: Store, tmp_path: Path) -> None:
+    for number in range(200):
+        store.add(_job(name=f"job {number}"))
+    with sqlite3.connect(tmp_path / "signalbox.db") as connection:
+        connection.execute("drop table cleanup")
+    connection.close()
+    with pytest.raises(StoreError, match=r"read \(no such table: cleanup\)\.") as caught:
+        store.cleanups(None, 1)
+    assert not caught.value.passing
+    store.close()
+    path = tmp_path / "signalbox.db"
+    with path.open("r+b") as file:
+        file.seek(4096)  # where the jobs' table begins
+        file.write(b"no database " * 300)
+    damaged = Store(path)
+    with pytest.raises(StoreError, match="it is damaged; restart Signalbox") as caught:
+        damaged.find()
+    assert not caught.value.passing
+    damaged.close()
+
+
+def test_a_file_that_is_no_database_is_said_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "signalbox.db"
+    path.write_bytes(b"no database " * 1000)
+    with pytest.raises(StoreError, match=r"signalbox\.db cannot be opened \(file is not") as caught:
+        Store(path)
+    assert not caught.value.passing

@@ -4,13 +4,12 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
 from backend import store as store_module
 from backend import supervisor as supervisor_module
@@ -19,7 +18,7 @@ from backend.models import FailureKind, Job, JobStatus, RequestKind, utc_now
 from backend.paths import RunPaths
 from backend.processes import CouldNotStartError, Ended, LaunchSpec, ProcessId, ProcessRow
 from backend.settings import Settings
-from backend.store import Store
+from backend.store import Store, StoreError
 from backend.supervisor import Supervisor, Surroundings
 from tests.waiting import wait_until
 
@@ -52,6 +51,9 @@ class FakeLeader:
 
     def tree(self, afresh: bool) -> list[ProcessRow]:
         return [ProcessRow(self.id, 1, "S", self.memory_bytes)] if self.alive() else []
+
+    def know(self, ids: Iterable[ProcessId]) -> bool:
+        return False
 
     def let_go(self) -> None:
         self.let_go_of = True
@@ -373,6 +375,114 @@ def test_a_job_that_needs_more_gpus_than_it_got_could_not_start(watch: Watch) ->
 # Ends
 
 
+def test_what_a_timeout_ends_a_job_for_is_written_down_before_the_first_signal(
+    watch: Watch,
+) -> None:
+    watched = watch()
+    ask, asked_with = watched.leader.ask_to_stop, []
+
+    def asked() -> None:
+        asked_with.append(watched.job.ending)
+        ask()
+
+    watched.leader.ask_to_stop = asked  # type: ignore[method-assign]
+    watched.look(*range(1, 11))
+    (ending,) = asked_with
+    assert ending["error"] == "Training timed out - no progress updates for 10 seconds"
+    assert ending["silent_seconds"] == 10
+    assert watched.job.failure_kind is FailureKind.TIMEOUT
+    assert watched.job.ending is None, "It is over."
+
+
+def test_an_end_that_another_server_began_keeps_its_verdict_and_its_figures(watch: Watch) -> None:
+    watched = watch()
+    watched.leader.memory_bytes = 7000
+    watched.leader.ask_to_stop = watched.supervisor.detach  # type: ignore[method-assign]
+    watched.look(*range(1, 11))
+    assert watched.job.status is JobStatus.RUNNING
+    watched.leader.code = -15
+    at = utc_now() - timedelta(microseconds=1)
+    watched.paths.exit.write_text(
+        json.dumps({"code": None, "signal": 15, "finished_at": at.isoformat()})
+    )
+    watched.adopt().run()
+    job = watched.job
+    assert (job.failure_kind, job.finished_at) == (FailureKind.TIMEOUT, at)
+    failure = watched.store.failure(watched.job_id)
+    assert failure is not None
+    assert failure.message == "Training timed out - no progress updates for 10 seconds"
+    assert failure.seconds_without_progress == 10
+    (cleanup,) = watched.store.cleanups(watched.job_id, 10)
+    assert (cleanup.reason, cleanup.before_bytes) == ("timeout", 7000)
+    messages = [e.message for e in watched.store.timeline(watched.job_id) if e.to_status]
+    assert messages == ["Submitted", "Started", failure.message], "one stall, one verdict"
+
+
+def test_how_it_ended_is_written_down_where_only_this_server_knows(watch: Watch) -> None:
+    """exit.json could not be written, and the server closes while it ends what was left behind."""
+    watched = watch()
+    watched.leader.code = 3
+    watched.supervisor.detach()
+    watched.leader.leftovers = lambda: [ProcessRow(ProcessId(77, "b:7"), 1, "S", 1)]  # type: ignore[method-assign]
+    watched.look(1)
+    assert watched.job.status is JobStatus.RUNNING
+    del watched.leader.leftovers
+    watched.leader.code = None  # as far as the next server can tell
+    watched.leader.alive = lambda: False  # type: ignore[method-assign]
+    watched.adopt().run()
+    assert watched.job.error == "The process exited with code 3."
+
+
+def test_of_a_job_that_nobody_watched_no_silence_is_told(watch: Watch) -> None:
+    watched = watch()
+    watched.end(code=3)
+    watched.look(1)
+    failure = watched.store.failure(watched.job_id)
+    assert failure is not None
+    assert failure.seconds_without_progress is None
+
+
+def test_a_job_that_was_lost_with_the_machine_says_so(watch: Watch) -> None:
+    watched = watch()
+    watched.leader.alive = lambda: False  # type: ignore[method-assign]
+    assert watched.leader.id.started.startswith("boot:"), "another boot than this"
+    watched.look(1)
+    assert watched.job.failure_kind is FailureKind.LOST
+    assert watched.job.error == supervisor_module.RESTARTED
+
+
+def test_a_closing_server_leaves_the_peak_to_the_next(watch: Watch) -> None:
+    watched = watch()
+    watched.leader.memory_bytes = 9000
+    watched.look(1)
+    watched.supervisor.detach()
+    watched.supervisor.run()
+    watched.leader.memory_bytes = 4000
+    watched.supervisor = watched.adopt()
+    watched.look(2)
+    assert watched.supervisor.live().peak_bytes == 9000
+
+
+def test_a_verdict_is_written_even_where_what_goes_with_it_cannot_be(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "RETRY_SECONDS", 0.01)
+    watched = watch()
+    watched.report(step=3)
+    change = watched.store.change
+
+    def refuse(*args: Any, **values: Any) -> bool:
+        if values["cleanups"] or values["progress"] or values["failure"].log_tail:
+            raise StoreError("A mistake in this program.", passing=False)
+        return change(*args, **values)
+
+    monkeypatch.setattr(watched.store, "change", refuse)
+    watched.paths.log.write_text("a line")
+    watched.end(code=2)
+    watched.look(1)
+    assert watched.job.error == "The process exited with code 2."
+
+
 def test_a_detached_job_goes_on_without_a_verdict(watch: Watch) -> None:
     watched = watch()
     watched.supervisor.detach()
@@ -478,7 +588,7 @@ def test_a_note_that_cannot_be_written_does_not_cost_the_verdict(
     watched = watch()
 
     def refuse(job_id: int, message: str) -> None:
-        raise OperationalError("insert", {}, Exception("database is locked"))
+        raise StoreError("The database is locked.", passing=True)
 
     monkeypatch.setattr(watched.store, "note", refuse)
     monkeypatch.setattr(supervisor_module, "end_tree", lambda *_: Ended((), 3))

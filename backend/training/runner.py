@@ -5,7 +5,7 @@
 
 The process that the server knows forks at once. The child runs the script; the parent passes
 signals on, waits, writes exit.json and ends as the child did. So an ending is recorded even where
-the script was killed, and no code of a training can take the record with it.
+the script was killed or the disk is full, and no code of a training can take the record with it.
 
 Standard library only, Python 3.8 or newer; heavy imports only where they are needed, because each
 job waits for them.
@@ -13,8 +13,7 @@ job waits for them.
 
 # ruff: noqa: PTH, SIM105
 # (pathlib and contextlib would cost each job milliseconds at its start, and so would typing.)
-from __future__ import annotations
-
+# Annotations are quoted, because to import __future__ costs more than all of them.
 import builtins
 import os
 import signal
@@ -27,27 +26,38 @@ if TYPE_CHECKING:
     from typing import Any
 
 EXIT_FILE = "exit.json"
+ROOM_FILE = "exit.json.room"
 STACKS_FILE = "stacks.txt"
 MAX_TRACEBACK_BYTES = 64 * 1024
 MAX_MESSAGE_CHARACTERS = 4096
+MAX_NOTE_BYTES = 1024 * 1024
+MAX_LEFT = 10_000
+ROOM_BYTES = 128 * 1024
+"""What is reserved for the child's note, and as much again for exit.json."""
+
+_CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Opened so, a link is refused and a FIFO does not block."""
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def main() -> None:
-    run_dir = os.environ.get("SIGNALBOX_RUN_DIR") or None
     started_at = _now()
-    if run_dir:
-        _remove(os.path.join(run_dir, EXIT_FILE))  # of a life before a pause
+    folder = _run_folder()
+    if folder:
+        folder.remove(EXIT_FILE)  # of a life before a pause
+        folder.reserve()
     if hasattr(os, "fork"):
-        _lead(run_dir, started_at)  # comes back in the child only
-        _run(sys.argv[1:], run_dir)
+        _lead(folder, started_at)  # comes back in the child only
+        _run(sys.argv[1:], folder)
     else:
-        _run_unattended(run_dir, started_at)
+        _run_unattended(folder, started_at)
 
 
 # The parent.
 
 
-def _lead(run_dir: str | None, started_at: str) -> None:
+def _lead(folder: "RunFolder | None", started_at: str) -> None:
     """Fork; return in the child, and never in the parent."""
     watched: set[int] = {
         signal.SIGTERM,
@@ -63,30 +73,95 @@ def _lead(run_dir: str | None, started_at: str) -> None:
     inherited_mask = signal.pthread_sigmask(signal.SIG_BLOCK, watched | {signal.SIGCHLD})
     # A default SIGCHLD is thrown away on BSDs, and an ignored one reaps the child behind our back.
     inherited_handler = signal.signal(signal.SIGCHLD, lambda *_: None)
+    _adopt_orphans()
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGCHLD, inherited_handler or signal.SIG_DFL)
-        _arm_stacks(run_dir, stacks_signal)
+        _arm_stacks(folder, stacks_signal)
         signal.pthread_sigmask(signal.SIG_SETMASK, inherited_mask)
         return
 
     while True:
-        # WNOHANG: the child may have ended, without a pending SIGCHLD, before the first sigwait.
-        reaped, status = os.waitpid(child, os.WNOHANG)
-        if reaped:
+        # WNOHANG: a child may have ended, without a pending SIGCHLD, before the first sigwait.
+        reaped, status = os.waitpid(-1, os.WNOHANG)
+        if reaped == child:
             break
-        received = signal.sigwait(watched | {signal.SIGCHLD})
-        if received != signal.SIGCHLD:
-            os.kill(child, received)
+        if not reaped:
+            received = signal.sigwait(watched | {signal.SIGCHLD})
+            if received != signal.SIGCHLD:
+                os.kill(child, received)
 
     killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     code = os.WEXITSTATUS(status) if killed_by is None else None
-    if run_dir:
-        exception = _take_exception(os.path.join(run_dir, _note_name(child)))
-        _record(run_dir, _ending(code, killed_by, exception, started_at))
+    if folder:
+        exception = _take_exception(folder, _note_name(child))
+        ending = _ending(code, killed_by, exception, started_at)
+        if _has_children():
+            ending.update(_left())
+        _record(folder, ending)
     if killed_by is not None:
         _die_of(killed_by)
     os._exit(code or 0)
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of whatever of the job loses its own, so that it stays in this tree.
+
+    Else a daemon (forked twice, its environment cleaned) would be process 1's child, and nothing
+    would tell whose it was. Not inherited by the child. Source: prctl(2).
+    """
+    if sys.platform == "linux":
+        try:
+            import _ctypes  # what ctypes is made of: the rest of it takes three times as long
+
+            libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+            prctl = _ctypes.dlsym(libc, "prctl")
+            _ctypes.call_function(prctl, (_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+        except Exception:  # noqa: BLE001, S110 - not in this Python: orphans go to process 1
+            pass
+
+
+def _has_children() -> bool:
+    """Whether a child is still alive; those that have ended are reaped."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _left() -> "dict[str, Any]":
+    """Who of this process's descendants lives: soon nobody will know that they were the job's.
+
+    Each as its pid and its start in clock ticks since the boot (field 22 of /proc/<pid>/stat),
+    beside the boot's id: a pid is used again.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+        started: dict[int, int] = {}
+        children: dict[int, list[int]] = {}
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            try:
+                with open("/proc/{}/stat".format(pid), "rb") as stat:
+                    line = stat.read()
+            except OSError:
+                continue  # gone meanwhile
+            # proc(5): the name, field 2, may hold spaces and brackets: count from its last bracket.
+            fields = line[line.rindex(b")") + 2 :].split()
+            if fields[0] not in (b"Z", b"X"):
+                started[pid] = int(fields[19])
+                children.setdefault(int(fields[1]), []).append(pid)
+    except (OSError, ValueError):  # no /proc
+        return {}
+    found: list[int] = []
+    waiting = [os.getpid()]
+    while waiting:
+        born = children.get(waiting.pop(), [])
+        found += born
+        waiting += born
+    return {"boot": boot, "left": [[pid, started[pid]] for pid in found[:MAX_LEFT]]}
 
 
 def _die_of(number: int) -> None:
@@ -103,57 +178,55 @@ def _die_of(number: int) -> None:
     os._exit(128 + number)  # process 1 of a container does not die of a signal to itself
 
 
-def _take_exception(note: str) -> dict[str, str] | None:
+def _take_exception(folder: "RunFolder", note: str) -> "dict[str, str] | None":
     """What the child left about its uncaught exception; the note itself is removed."""
     import json
 
     try:
-        with open(note, encoding="utf-8") as file:
-            exception: dict[str, str] = json.load(file)
-    except (OSError, ValueError):  # none, or cut short by a full disk
-        exception = {}
-    _remove(note)
-    return exception or None
+        with open(folder.open(note, os.O_RDONLY), "rb") as file:
+            exception = json.loads(file.read(MAX_NOTE_BYTES))
+    except (OSError, ValueError, RecursionError):  # none, or none of the runner's
+        exception = None
+    folder.remove(note)
+    return exception if isinstance(exception, dict) else None
 
 
 # The child.
 
 
-def _arm_stacks(run_dir: str | None, stacks_signal: int | None) -> None:
+def _arm_stacks(folder: "RunFolder | None", stacks_signal: "int | None") -> None:
     """Let a signal append the stacks of all threads to stacks.txt, even while the GIL is held."""
     import faulthandler
 
     try:
         faulthandler.enable()
-        if run_dir and stacks_signal:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            stacks = os.open(os.path.join(run_dir, STACKS_FILE), flags, 0o666)
+        if folder and stacks_signal:
+            stacks = folder.open(STACKS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             faulthandler.register(stacks_signal, file=stacks, all_threads=True, chain=False)
     except (OSError, RuntimeError, ValueError):  # no folder, no stderr, or no such signal
         if stacks_signal:
             signal.signal(stacks_signal, signal.SIG_IGN)  # an ask for stacks must not kill
 
 
-def _run(arguments: list[str], run_dir: str | None) -> None:
+def _run(arguments: "list[str]", folder: "RunFolder | None") -> None:
     """Run the script in this process; an uncaught exception is noted and goes its usual way."""
     myself = os.getpid()
-    note = os.path.join(run_dir, _note_name(myself)) if run_dir else None
     try:
-        _run_as_main(arguments, note)
+        _run_as_main(arguments, folder)
     except BaseException as error:
         frames = _without_runner(error.__traceback__)
-        if note and os.getpid() == myself:  # a fork of the script comes by here as well
-            _leave_exception(note, error, frames)
+        if folder and os.getpid() == myself:  # a fork of the script comes by here as well
+            _leave_exception(folder, error, frames)
         hook = sys.excepthook
 
-        def show(kind: type[BaseException], value: BaseException, _: Any) -> None:
+        def show(kind: "type[BaseException]", value: BaseException, _: "Any") -> None:
             hook(kind, value.with_traceback(frames), frames)
 
         sys.excepthook = show
         raise
 
 
-def _run_as_main(arguments: list[str], note: str | None) -> None:
+def _run_as_main(arguments: "list[str]", folder: "RunFolder | None") -> None:
     if not arguments or arguments == ["-m"]:
         sys.exit("usage: runner.py (-m module | script.py) [argument …]")
     # A module of its own, so that pickle, multiprocessing and threads that outlive the script's
@@ -184,8 +257,8 @@ def _run_as_main(arguments: list[str], note: str | None) -> None:
         print(
             "{}: can't open file {!r}: {}".format(sys.executable, script, reason), file=sys.stderr
         )
-        if note:
-            _leave_exception(note, error, None)
+        if folder:
+            _leave_exception(folder, error, None)
         sys.exit(2)
     if not safe_path:
         sys.path[0] = os.path.dirname(os.path.realpath(script))
@@ -196,11 +269,12 @@ def _run_as_main(arguments: list[str], note: str | None) -> None:
     exec(compile(source, script, "exec", dont_inherit=True), vars(module))
 
 
-def _leave_exception(note: str, error: BaseException, frames: TracebackType | None) -> None:
-    """Write to the file `note` what ended the script; nothing where it ended as it meant to."""
+def _leave_exception(
+    folder: "RunFolder", error: BaseException, frames: "TracebackType | None"
+) -> None:
+    """Leave a note of what ended the script; none where it ended as it meant to."""
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
         return
-    import json
     import traceback
 
     kind = type(error)
@@ -227,13 +301,14 @@ def _leave_exception(note: str, error: BaseException, frames: TracebackType | No
         "traceback": encoded.decode("utf-8", "ignore"),
     }
     try:
-        with open(note, "w", encoding="utf-8") as file:
-            json.dump(exception, file)
+        folder.renew()
     except OSError:
-        pass  # the run folder is gone, full or read-only; the traceback is in the log all the same
+        return  # it is gone; the traceback is in the log all the same
+    folder.give_room(ROOM_BYTES)
+    folder.publish(_note_name(os.getpid()), exception, dict(exception, traceback=""))
 
 
-def _without_runner(frames: TracebackType | None) -> TracebackType | None:
+def _without_runner(frames: "TracebackType | None") -> "TracebackType | None":
     while frames and frames.tb_frame.f_code.co_filename == __file__:
         frames = frames.tb_next
     return frames
@@ -242,20 +317,20 @@ def _without_runner(frames: TracebackType | None) -> TracebackType | None:
 # Where there is no fork.
 
 
-def _run_unattended(run_dir: str | None, started_at: str) -> None:
+def _run_unattended(folder: "RunFolder | None", started_at: str) -> None:
     """Run the script in the only process there is; a death by force leaves no exit.json."""
     import atexit
 
     code = 0
-    note = os.path.join(run_dir, _note_name(os.getpid())) if run_dir else None
 
     def record() -> None:
-        if run_dir and note:
-            _record(run_dir, _ending(code, None, _take_exception(note), started_at))
+        if folder:
+            exception = _take_exception(folder, _note_name(os.getpid()))
+            _record(folder, _ending(code, None, exception, started_at))
 
     atexit.register(record)  # registered first, so it runs after the script's own
     try:
-        _run(sys.argv[1:], run_dir)
+        _run(sys.argv[1:], folder)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
         raise
@@ -267,7 +342,115 @@ def _run_unattended(run_dir: str | None, started_at: str) -> None:
 # What both need.
 
 
-def _stacks_signal() -> int | None:
+class RunFolder:
+    """The run folder as it was at the start, whatever is put in its place later."""
+
+    def __init__(self, path: str) -> None:
+        """Raises OSError: there is none, or it is a link."""
+        self._path = path
+        self._prefix = os.path.join(path, "")
+        self._descriptor: int | None = None  # None: this system opens no file by a folder's
+        self._open()
+        self._room: int | None = None
+
+    def _open(self) -> None:
+        if os.open in os.supports_dir_fd:
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | _CAREFULLY)
+            self._status = os.fstat(self._descriptor)
+            self._prefix = ""
+
+    def renew(self) -> None:
+        """Hold it still, where the script closed every descriptor that it did not know.
+
+        Raises:
+            OSError: another one is in its place.
+        """
+        if self._descriptor is not None and not _is_open(self._descriptor, self._status):
+            before = self._status
+            self._open()
+            if not os.path.samestat(self._status, before):
+                raise FileNotFoundError(self._path)
+
+    def open(self, name: str, flags: int) -> int:
+        """A descriptor of one of its files, never of what a link leads to. Raises OSError."""
+        return os.open(self._prefix + name, flags | _CAREFULLY, 0o666, dir_fd=self._descriptor)
+
+    def remove(self, name: str) -> None:
+        try:
+            os.remove(self._prefix + name, dir_fd=self._descriptor)
+        except OSError:
+            pass
+
+    def reserve(self) -> None:
+        """Take room on the disk, by a file without a name: it goes with this job's last process."""
+        self.remove(ROOM_FILE)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_TEMPORARY", 0)
+            self._room = room = self.open(ROOM_FILE, flags)
+            self._room_status = os.fstat(room)
+            self.remove(ROOM_FILE)
+            try:
+                os.posix_fallocate(room, 0, 2 * ROOM_BYTES)
+            except (AttributeError, OSError):  # not on this system, or not on this file system
+                os.write(room, bytes(2 * ROOM_BYTES))
+        except OSError:
+            pass  # it is full or read-only already
+
+    def give_room(self, kept_bytes: int) -> None:
+        """Give the room on the disk back, but for so many bytes."""
+        # By its number alone it might be a file of the script's by now.
+        if self._room is not None and _is_open(self._room, self._room_status):
+            os.ftruncate(self._room, kept_bytes)
+
+    def publish(self, name: str, *contents: "dict[str, Any]", durably: bool = False) -> None:
+        """Write a file whole: the first of the contents for which there is room, if any.
+
+        `durably`: so that a failure of the power cannot take it back.
+        """
+        import json
+
+        beside = name + ".tmp"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        for content in contents:
+            self.remove(beside)
+            try:
+                with open(self.open(beside, flags), "wb") as file:
+                    # Half a character becomes \ud800 or so, which is JSON as well.
+                    text = json.dumps(content, ensure_ascii=False)
+                    file.write(text.encode("utf-8", "backslashreplace"))
+                    file.flush()
+                    if durably:
+                        os.fsync(file.fileno())
+                ends = self._prefix + beside, self._prefix + name
+                os.replace(*ends, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+            except OSError:
+                self.remove(beside)
+                continue
+            if durably and self._descriptor is not None:
+                try:
+                    os.fsync(self._descriptor)
+                except OSError:
+                    pass  # not every file system can
+            return
+
+
+def _run_folder() -> "RunFolder | None":
+    path = os.environ.get("SIGNALBOX_RUN_DIR")
+    try:
+        return RunFolder(path) if path else None
+    except OSError:
+        return None  # the script runs all the same
+
+
+def _is_open(descriptor: int, status: os.stat_result) -> bool:
+    """Whether a descriptor is still of the file that had this status."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), status)
+    except OSError:
+        return False
+
+
+def _stacks_signal() -> "int | None":
     number = os.environ.get("SIGNALBOX_STACKS_SIGNAL", "")
     return int(number) if number.isdigit() and int(number) in signal.valid_signals() else None
 
@@ -277,11 +460,11 @@ def _note_name(child: int) -> str:
 
 
 def _ending(
-    code: int | None,
-    killed_by: int | None,
-    exception: dict[str, str] | None,
+    code: "int | None",
+    killed_by: "int | None",
+    exception: "dict[str, str] | None",
     started_at: str,
-) -> dict[str, Any]:
+) -> "dict[str, Any]":
     return {
         "code": code,
         "signal": killed_by,
@@ -291,23 +474,11 @@ def _ending(
     }
 
 
-def _record(run_dir: str, ending: dict[str, Any]) -> None:
-    import json
-
-    path = os.path.join(run_dir, EXIT_FILE)
-    try:
-        with open(path + ".tmp", "w", encoding="utf-8") as file:
-            json.dump(ending, file)
-        os.replace(path + ".tmp", path)
-    except OSError:
-        pass  # the run folder is gone, full or read-only: the server sees the process end
-
-
-def _remove(path: str) -> None:
-    try:
-        os.remove(path)
-    except OSError:
-        pass
+def _record(folder: "RunFolder", ending: "dict[str, Any]") -> None:
+    folder.give_room(0)
+    exception = ending["exception"] and dict(ending["exception"], traceback="")
+    # Where even this cannot be written the server sees the process end.
+    folder.publish(EXIT_FILE, ending, dict(ending, exception=exception), durably=True)
 
 
 def _now() -> str:

@@ -343,21 +343,35 @@ class Run:
                 lines, self._lines = self._lines, []
                 document = self._document()
                 self._news.clear()
-            try:
-                if lines:
-                    with open(self._folder / METRICS_FILE, "a", encoding="utf-8") as file:
-                        file.write("\n".join(lines) + "\n")
-                temporary = self._progress.with_name(
-                    "{}.{}.tmp".format(self._progress.name, os.getpid())
-                )
-                with open(temporary, "w", encoding="utf-8") as file:
-                    file.write(document)
-                os.replace(temporary, self._progress)
-            except OSError as error:
-                self._warn(error)
+            self._write(lines, document)
             self._published = time.monotonic()
             least, most = PUBLISH_SECONDS
             self._interval = min(most, max(least, (self._published - begin) / PUBLISH_SHARE))
+
+    def _write(self, lines: List[str], document: str) -> None:
+        assert self._progress is not None
+        assert self._folder is not None
+        if os.path.islink(self._folder):  # it replaced the folder, and leads who knows where
+            self._warn(OSError("the run folder is a link"))
+            return
+        try:
+            if lines:
+                with open(
+                    self._folder / METRICS_FILE, "a", encoding="utf-8", opener=_careful
+                ) as file:
+                    file.write("\n".join(lines) + "\n")
+        except OSError as error:
+            self._warn(error)  # and go on: progress.json is the sign of life
+        name = "{}.{}.tmp".format(self._progress.name, os.getpid())
+        temporary = self._progress.with_name(name)
+        try:
+            with open(temporary, "w", encoding="utf-8", opener=_careful) as file:
+                file.write(document)
+            os.replace(temporary, self._progress)
+        except OSError as error:
+            self._warn(error)
+            with contextlib.suppress(OSError):
+                os.remove(temporary)  # half of it would take the last room on a full disk
 
     def _document(self) -> str:
         texts = self._history.texts()
@@ -463,6 +477,8 @@ class History:
     highest training loss and the lowest held-out loss, so a spike is never thinned away, and
     the best held-out loss of all is the lowest of its block. Whenever the points become too
     many, neighbouring blocks are merged, which keeps the resolution even over the whole curve.
+
+    `most` is at least 11: three points of a block, seven that wait for the next, and one to spare.
     """
 
     def __init__(self, most: int = MAX_POINTS - 1) -> None:
@@ -493,7 +509,8 @@ class History:
         self._open, self._open_points = [], 0
         if self._kept + 8 <= self._most:
             return
-        while self._kept > self._most * 3 // 4:
+        # What is open grows to seven points until the next block is closed.
+        while self._kept > min(self._most * 3 // 4, self._most - 8):
             blocks = self._blocks
             pairs = (blocks[i : i + 2] for i in range(0, len(blocks), 2))
             self._blocks = [_extremes([p for block in pair for p in block]) for pair in pairs]
@@ -562,6 +579,12 @@ def _gpu_memory() -> Dict[str, float]:
         }
     except Exception:  # noqa: BLE001 - half-imported, or a broken driver: no news of it from here
         return {}
+
+
+def _careful(path: str, flags: int) -> int:
+    """Opens a file, but not what a link leads to, and waits for no reader of a FIFO."""
+    careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags | careful, 0o666)
 
 
 def _path_from(variable: str) -> Optional[Path]:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from backend import processes
+from backend.diagnosis import read_exit
 from backend.training import runner
 from tests.waiting import wait_until
 
@@ -162,6 +164,12 @@ def test_a_huge_exception_is_bounded_and_blocks_nothing(launch: Launch) -> None:
     assert len(exception["traceback"].encode()) <= runner.MAX_TRACEBACK_BYTES
     assert exception["traceback"].endswith("end\n")
     assert len(exception["message"]) == runner.MAX_MESSAGE_CHARACTERS
+
+
+def test_any_text_of_an_exception_is_recorded(launch: Launch) -> None:
+    job = launch("raise ValueError('\\0 \\x1b \\ud800 é \U0001f600 \\\\ud800')")
+    job.end()
+    assert job.ending["exception"]["message"] == "\0 \x1b \ud800 é \U0001f600 \\ud800"
 
 
 def test_an_exception_that_cannot_be_printed_is_recorded(launch: Launch) -> None:
@@ -321,6 +329,61 @@ def test_a_grandchild_that_lives_on_does_not_delay_the_end(launch: Launch) -> No
         os.kill(grandchild, signal.SIGKILL)
 
 
+DAEMON = """
+import os, sys
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        code = "import os, time; print(os.getpid(), flush=True); {then}"
+        os.execve(sys.executable, [sys.executable, "-c", code], {{}})  # no variable of the job's
+    os._exit(0)
+os.wait()
+"""
+
+
+def _parent(pid: int) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat[stat.rindex(")") + 2 :].split()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has child subreapers")
+def test_a_daemon_stays_in_the_tree_and_is_recorded_at_the_end(launch: Launch) -> None:
+    job = launch(DAEMON.format(then="time.sleep(60)") + "input()\nraise ValueError('boom')")
+    daemon = int(job.line())
+    try:
+        wait_until(lambda: _parent(daemon) == job.process.pid, 10, "It has another parent.")
+        start_ticks = processes.read_table()[daemon].id.started
+        assert job.process.stdin is not None
+        job.process.stdin.write("\n")
+        job.process.stdin.flush()
+        assert job.process.wait(timeout=10) == 1
+        assert job.ending["exception"]["line"] == "ValueError: boom"
+        assert [[pid, f"{job.ending['boot']}:{ticks}"] for pid, ticks in job.ending["left"]] == [
+            [daemon, start_ticks]
+        ]
+        record = read_exit(job.run_dir / "exit.json")
+        assert record
+        assert record.left == ((daemon, start_ticks),)
+    finally:
+        os.kill(daemon, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has child subreapers")
+def test_orphans_that_end_are_reaped_and_end_nothing(launch: Launch) -> None:
+    job = launch(DAEMON.format(then="pass") * 3 + "input()\n")
+    orphans = [int(job.line()) for _ in range(3)]
+    wait_until(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans),
+        10,
+        "There are zombies.",
+    )
+    assert job.process.poll() is None
+    job.process.terminate()
+    job.end()
+    assert job.process.returncode == -signal.SIGTERM
+    assert "left" not in job.ending
+
+
 def test_the_stacks_of_all_threads_are_written_on_request(launch: Launch) -> None:
     job = launch(
         """
@@ -385,6 +448,116 @@ def test_the_ending_of_an_earlier_life_is_removed(launch: Launch, folder: Path) 
     assert job.line() == "up"
     assert not (folder / "run" / "exit.json").exists()
     job.end()
+
+
+@pytest.mark.parametrize("kind", ["link", "other folder"])
+def test_what_replaced_the_run_folder_is_left_alone(
+    launch: Launch, folder: Path, kind: str
+) -> None:
+    job = launch("import sys\nprint('up')\nsys.stdin.read()\nraise ValueError('boom')")
+    assert job.line() == "up"
+    (folder / "run").rename(folder / "moved")
+    (folder / "elsewhere").mkdir()
+    if kind == "link":
+        (folder / "run").symlink_to(folder / "elsewhere")
+    else:
+        (folder / "elsewhere").rename(folder / "run")
+    job.end()
+    assert list((folder / "run").iterdir()) == []
+    ending = json.loads((folder / "moved" / "exit.json").read_text())
+    assert ending["exception"]["line"] == "ValueError: boom"
+
+
+@pytest.mark.parametrize("name", ["exit.json", "exit.json.tmp", "exit.json.room", "stacks.txt"])
+def test_a_link_in_the_run_folder_is_not_written_through(
+    launch: Launch, folder: Path, name: str
+) -> None:
+    (folder / "secret").write_text("secret")
+    (folder / "run" / name).symlink_to(folder / "secret")
+    job = launch("raise ValueError('boom')")
+    job.end()
+    assert job.ending["exception"]["line"] == "ValueError: boom"
+    assert (folder / "secret").read_text() == "secret"
+
+
+def test_a_script_that_closes_every_descriptor_is_recorded(launch: Launch, folder: Path) -> None:
+    (folder / "mine").write_text("mine")
+    job = launch(
+        f"""
+        import os
+        os.closerange(3, 1000)
+        mine = [os.open({str(folder / "mine")!r}, os.O_RDWR) for _ in range(5)]
+        raise ValueError("boom")
+        """
+    )
+    job.end()
+    assert job.ending["exception"]["line"] == "ValueError: boom"
+    assert (folder / "mine").read_text() == "mine", "the room is given back by its number alone"
+
+
+def test_no_reserve_is_left_of_a_job_that_is_killed(launch: Launch) -> None:
+    job = launch("import time\nprint('up')\ntime.sleep(60)")
+    assert job.line() == "up"
+    os.killpg(job.process.pid, signal.SIGKILL)
+    job.end()
+    assert [p.name for p in job.run_dir.iterdir()] == ["stacks.txt"]
+
+
+def _in_a_mount_of_its_own(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["unshare", "--user", "--map-root-user", "--mount", *command],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+FILL = """
+import os, sys
+line = "x" * 100
+try:
+    with open(os.environ["SIGNALBOX_RUN_DIR"] + "/checkpoint.pt", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+except OSError as error:
+    {then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "line", "keeps_traceback"),
+    [
+        ("raise", "OSError: [Errno 28] No space left on device", True),
+        ("raise ValueError('é' * 200_000)", "ValueError: é", True),
+        ("raise type('E' * 1000, (Exception,), {})('\\1' * 70_000)", "EEEE", False),
+    ],
+    ids=["plain", "long", "longer than the room"],
+)
+def test_a_full_disk_does_not_lose_the_reason(
+    folder: Path, then: str, line: str, keeps_traceback: bool
+) -> None:
+    try:
+        probe = _in_a_mount_of_its_own(["mount", "-t", "tmpfs", "none", str(folder / "run")])
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if probe.wait():
+        pytest.skip("no file system can be mounted here: " + probe.communicate()[1].strip())
+    probe.communicate()
+    (folder / "train.py").write_text(FILL.format(then=then), encoding="utf-8")
+    run = folder / "run"
+    shell = (
+        f"mount -t tmpfs -o size=1m none {run} && cd {folder} && "
+        f"{sys.executable} {runner.__file__} train.py; "
+        f"ls {run}; stat -f -c %f {run}; cat {run}/exit.json"
+    )
+    job = _in_a_mount_of_its_own(["sh", "-c", shell], SIGNALBOX_RUN_DIR=str(run))
+    out, err = job.communicate(timeout=60)
+    *names, free_blocks, ending = out.splitlines()
+    record = json.loads(ending)
+    assert record["code"] == 1
+    assert record["exception"]["line"].startswith(line)
+    assert bool(record["exception"]["traceback"]) == keeps_traceback
+    assert sorted(names) == ["checkpoint.pt", "exit.json"], err
+    assert int(free_blocks) > 0, "the reserve was given back"
 
 
 def test_where_there_is_no_fork_the_end_is_recorded_too(folder: Path) -> None:

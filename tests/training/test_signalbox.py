@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backend import progress
@@ -210,18 +210,23 @@ def test_logs_of_one_step_share_a_point(job: Read, paths: RunPaths) -> None:
 number = st.floats(allow_nan=False, allow_infinity=False)
 
 
+GAP, LOW, HIGH, MEASURED = (None, None), (0.0, None), (1.0, None), (None, 0.0)
+
+
 @given(
     st.lists(st.tuples(st.none() | number, st.none() | number), max_size=300),
     st.integers(11, 60),
 )
+@example([*[GAP] * 5, *[MEASURED, LOW, HIGH] * 2, MEASURED, LOW, *[GAP] * 6], 11)
 def test_thinning_keeps_extremes_and_the_bound(
     losses: list[tuple[float | None, float | None]], most: int
 ) -> None:
     history = History(most)
     for index, (train_loss, eval_loss) in enumerate(losses):
         history.add(Point(train_loss, eval_loss, str(index)))
-        assert len(history.texts()) <= most
+        assert history._kept + len(history._open) <= most
     kept = [int(text) for text in history.texts()]
+    assert len(kept) == history._kept + len(history._open)
     assert kept == sorted(set(kept))
     trained = [a for a, _ in losses if a is not None]
     measured = [b for _, b in losses if b is not None]
@@ -410,6 +415,59 @@ def test_a_lost_folder_never_breaks_a_training(
     assert capsys.readouterr().err.count("signalbox: progress cannot be written") == 1
 
 
+def test_nothing_is_published_through_a_link_in_place_of_the_run_folder(
+    job: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside = RunPaths(tmp_path / "run")
+    inside.folder.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("SIGNALBOX_RUN_DIR", str(inside.folder))
+    monkeypatch.setenv("SIGNALBOX_PROGRESS", str(inside.progress))
+    run = Run()
+    run.log(1, loss=1)
+    run._publish()
+    inside.folder.rename(tmp_path / "moved")
+    inside.folder.symlink_to(tmp_path / "elsewhere")
+    for step in (2, 3):
+        run.log(step, loss=1)
+        run._publish()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert capsys.readouterr().err.count("the run folder is a link") == 1
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo"])
+def test_metrics_that_cannot_be_written_do_not_stop_the_sign_of_life(
+    job: Read, paths: RunPaths, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    secret = paths.folder / "secret"
+    secret.write_text("secret")
+    if kind == "link":
+        paths.metrics.symlink_to(secret)
+    elif kind == "folder":
+        paths.metrics.mkdir()
+    else:
+        os.mkfifo(paths.metrics)
+    run = Run()
+    for step in (1, 2):
+        run.log(step, loss=1)
+        run._publish()
+    assert job()["current_step"] == 2
+    assert secret.read_text() == "secret"
+    assert capsys.readouterr().err.count("signalbox: ") == 1
+
+
+def test_a_link_in_place_of_the_temporary_file_is_not_followed(job: Read, paths: RunPaths) -> None:
+    secret = paths.folder / "secret"
+    secret.write_text("secret")
+    run = Run()
+    (paths.folder / f"progress.json.{os.getpid()}.tmp").symlink_to(secret)
+    for step in (1, 2):
+        run.log(step, loss=1)
+        run._publish()
+    assert secret.read_text() == "secret"
+    assert job()["current_step"] == 2, "the link was removed"
+
+
 def test_a_full_disk_leaves_the_last_good_file(paths: RunPaths) -> None:
     done = in_a_job(
         paths,
@@ -429,6 +487,7 @@ def test_a_full_disk_leaves_the_last_good_file(paths: RunPaths) -> None:
     assert done.returncode == 0
     assert done.stderr.count("signalbox: ") == 1
     assert strict(paths.progress.read_text())["current_step"] == 1
+    assert not list(paths.folder.glob("*.tmp")), "half a file takes the last room"
 
 
 def test_sigterm_asks_a_cooperating_script_to_stop(paths: RunPaths) -> None:
