@@ -9,7 +9,7 @@ import streamlit as st
 from backend import runtime
 from backend.models import FailureKind, JobStatus
 from backend.views import FailureView
-from pages.parts import bars, cards, details, formats
+from pages.parts import bars, cards, details, formats, trouble
 from pages.parts.live import watch
 
 DAYS = 14
@@ -70,6 +70,7 @@ def card(failure: FailureView) -> None:
             with st.container(width="stretch"):
                 cards.job_link(job)
             cards.retry_button(job.job_id, "failures")
+        trouble.said(f"failures-{job.job_id}")
         details.told(failure, f"{formats.ago(failure.at)}, {cards.when(failure.at)}")
         with st.expander("Log tail and stacks", icon=":material/notes:", key=f"tail-{job.job_id}"):
             st.caption("The end of the log")

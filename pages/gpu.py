@@ -5,12 +5,13 @@ import streamlit as st
 from backend import runtime
 from backend.models import Cleanup, JobStatus
 from backend.views import DeviceView, JobFilter
-from pages.parts import bars, cards, cleanups, formats
+from pages.parts import bars, cards, cleanups, formats, trouble
 from pages.parts.live import watch
 
 BARS = 12
 
 
+@trouble.told()
 def memory() -> None:
     """Live memory of each device, or of the host."""
     machine = runtime.service().machine()
@@ -65,6 +66,7 @@ def device_card(device: DeviceView) -> None:
 
 def empty_cache() -> None:
     """Do it now, and keep its figures for the run that follows the click."""
+    st.session_state["emptied"] = None
     st.session_state["emptied"] = runtime.service().empty_cache()
 
 
@@ -103,9 +105,10 @@ st.button(
     "Empty cache now",
     key="empty-cache",
     icon=":material/mop:",
-    on_click=empty_cache,
+    on_click=trouble.acting("empty-cache", "Its figures were not kept", empty_cache),
     help="Runs gc.collect() and torch.cuda.empty_cache() in the server",
 )
+trouble.said("empty-cache")
 emptied()
 st.caption(
     "Two different things give memory back. A job's end returns all that its processes held: that "

@@ -45,7 +45,7 @@ def job_page(job_id: int) -> bool:
         details.failure(job)
     left, right = st.columns([13, 7], gap="medium")
     with left:
-        points = runtime.service().history(job_id)
+        points = details.curve(job)
         if points or not job.status.ended:
             live_chart(job_id, points)
         else:

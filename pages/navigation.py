@@ -6,7 +6,7 @@ import streamlit as st
 
 from backend import runtime
 from backend.models import JobStatus
-from pages.parts import formats
+from pages.parts import formats, trouble
 from pages.parts.live import turn
 
 PARTS = Path(__file__).parent / "parts"
@@ -23,6 +23,7 @@ PHONE = """<style>
 """A job's two lines are nearer to each other than to the next job's."""
 
 
+@trouble.told()
 def strip() -> None:
     """What runs, what waits, and how full the memory is, on every page."""
     service = runtime.service()
@@ -41,6 +42,18 @@ def strip() -> None:
             min(1.0, device.used_bytes / device.total_bytes),
             text=f"{name} {formats.size(device.used_bytes)} of {formats.size(device.total_bytes)}",
         )
+
+
+def notices() -> None:
+    """What is to be known of this start of the server, until the reader closes it."""
+    closed: set[str] = st.session_state.setdefault("closed-notices", set())
+    for number, sentence in enumerate(runtime.service().notices):
+        if sentence in closed:
+            continue
+        with st.container(horizontal=True, wrap=False, key=f"notice-{number}"):
+            with st.container(width="stretch"):
+                st.warning(formats.escape(sentence, 1000), icon=":material/warning:")
+            st.button("Close", key=f"close-notice-{number}", on_click=closed.add, args=(sentence,))
 
 
 st.set_page_config(page_title="Signalbox", page_icon=LOGO, layout="wide")
@@ -94,4 +107,5 @@ except runtime.NotRunningError as error:
     st.stop()
 with st.sidebar:
     st.fragment(strip, run_every=2)()
-page.run()
+notices()
+trouble.run_page(page.run, page.url_path)

@@ -9,7 +9,7 @@ from backend.models import JobStatus
 from backend.recipes import RECIPES
 from backend.submission import Submission
 from backend.views import JobFilter, JobView
-from pages.parts import bars, cards, formats
+from pages.parts import bars, cards, formats, trouble
 from pages.parts.live import go_to_job, live
 
 ENDED = frozenset(status for status in JobStatus if status.ended)
@@ -61,6 +61,7 @@ def card(job: JobView) -> None:
             with st.container(width="stretch"):
                 cards.job_link(job)
             cards.cancel_button(job, "card")
+        trouble.said(f"card-{job.job_id}")
         cards.track(job)
         losses = [p.values.get("train_loss") for p in runtime.service().history(job.job_id)]
         drawn = [loss for loss in losses if loss is not None]
@@ -102,9 +103,10 @@ def first_visit() -> None:
                 type="primary",
                 icon=":material/play_arrow:",
                 key="first-run",
-                on_click=run_digits,
+                on_click=trouble.acting("first-run", "It was not queued", run_digits),
             )
             st.page_link("submit.py", label="Or submit your own", icon=":material/add_circle:")
+        trouble.said("first-run")
 
 
 def run_digits() -> None:

@@ -12,7 +12,7 @@ from backend.models import FailureKind, JobStatus, RequestKind
 from backend.service import UnknownJobError
 from backend.submission import InvalidSubmissionError
 from backend.views import JobView
-from pages.parts import formats
+from pages.parts import formats, trouble
 from pages.parts.live import go_to_job
 
 Color = Literal["blue", "green", "red", "orange", "violet", "gray"]
@@ -39,6 +39,7 @@ REQUESTS: Final = {
     RequestKind.PAUSING: Lamp("pausing", ":material/hourglass_top:", "violet"),
 }
 STARTING: Final = timedelta(seconds=20)
+NOT_QUEUED: Final = "It was not queued"
 TIMED_OUT: Final = Lamp("timed out", ":material/timer_off:", "orange")
 
 
@@ -179,15 +180,19 @@ def row(job: JobView, place: str) -> None:
                 st.space(1)  # keeps the columns of all rows in line
             else:
                 cancel_button(job, place)
+    trouble.said(f"{place}-{job.job_id}")
 
 
 def cancel_button(job: JobView, place: str) -> None:
-    """One click ends a job; the answer is seen at once."""
+    """One click ends a job; the answer is seen at once.
+
+    Of each of these buttons, what it could not do is `trouble.said` at `{place}-{job_id}`.
+    """
     st.button(
         "Cancel",
         key=f"cancel-{place}-{job.job_id}",
         help=f"End job {job.job_id}",
-        on_click=_cancel,
+        on_click=trouble.acting(f"{place}-{job.job_id}", "It was not cancelled", _cancel),
         args=(job.job_id,),
         disabled=job.requested == RequestKind.CANCELLING,
     )
@@ -205,32 +210,29 @@ def retry_button(job_id: int, place: str) -> None:
         key=f"retry-{place}-{job_id}",
         icon=":material/replay:",
         help=f"Queue a new job like job {job_id}",
-        on_click=_retry,
-        args=(job_id,),
+        on_click=trouble.acting(f"{place}-{job_id}", NOT_QUEUED, _retry),
+        args=(job_id, f"{place}-{job_id}"),
     )
-    problem = st.session_state.pop(f"retry-problem-{job_id}", None)
-    if problem:
-        st.error(formats.escape(problem, 500), title="It was not queued")
 
 
-def _retry(job_id: int) -> None:
+def _retry(job_id: int, spot: str) -> None:
     try:
         new = runtime.service().retry(job_id)
     except InvalidSubmissionError as error:
-        st.session_state[f"retry-problem-{job_id}"] = " ".join(p.message for p in error.problems)
+        trouble.refuse(spot, NOT_QUEUED, " ".join(p.message for p in error.problems))
     except UnknownJobError:
-        st.session_state[f"retry-problem-{job_id}"] = f"There is no job {job_id} any more."
+        trouble.refuse(spot, NOT_QUEUED, f"There is no job {job_id} any more.")
     else:
         go_to_job(new)
 
 
-def extend_button(job: JobView) -> None:
+def extend_button(job: JobView, place: str) -> None:
     """Grant a silent job another full timeout."""
     st.button(
         f"Give it {formats.more(job.timeout_seconds)}",
-        key=f"extend-{job.job_id}",
+        key=f"extend-{place}-{job.job_id}",
         icon=":material/more_time:",
-        on_click=_extend,
+        on_click=trouble.acting(f"{place}-{job.job_id}", "It was not granted", _extend),
         args=(job.job_id,),
     )
 

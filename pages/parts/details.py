@@ -34,6 +34,22 @@ def pairs(rows: Mapping[str, Any]) -> None:
     )
 
 
+def curve(job: JobView) -> Sequence[Point]:
+    """Its points. A long metrics.jsonl takes a while, so that of an ended job is read once."""
+    if not job.status.ended:
+        return runtime.service().history(job.job_id)
+    points = _whole_curve(job.job_id, job.folder)
+    if not points:  # which a file that could not be opened at that moment also comes to
+        _whole_curve.clear(job.job_id, job.folder)
+    return points
+
+
+@st.cache_resource(max_entries=32, show_spinner="Reading the curve")
+def _whole_curve(job_id: int, folder: str) -> Sequence[Point]:
+    """Kept by folder too: two data folders both have a job 1."""
+    return runtime.service().history(job_id)
+
+
 def figures(job: JobView, points: Sequence[Point]) -> None:
     """The latest numbers; what the job does not report of its held-out loss is read from its
     curve."""

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from backend import runtime
 from backend.recipes import Recipe
 from backend.submission import InvalidSubmissionError, Problem, Submission
-from pages.parts import formats
+from pages.parts import formats, trouble
 from pages.parts.live import go_to_job
 
 LABELS: Final = {
@@ -83,7 +83,13 @@ class Form:
                 need = "field needs" if len(labels) == 1 else "fields need"
                 words = f"Nothing was queued: {len(labels)} {need} another look"
                 st.error(f"{words} ({formats.escape(', '.join(labels), 500)}).")
-            st.button("Submit", type="primary", on_click=self._submit, key=f"submit-{self.key}")
+            st.button(
+                "Submit",
+                type="primary",
+                on_click=trouble.acting(self.key, "Nothing was queued", self._submit),
+                key=f"submit-{self.key}",
+            )
+            trouble.said(self.key)
 
     def _field(self, name: str) -> None:
         """One parameter: its widget by its type, then its description and bounds."""
@@ -207,7 +213,11 @@ class Form:
                 params[name] = value
         upload = st.session_state.get(self._key("upload"))
         if upload is not None:
-            params[UPLOAD] = runtime.service().keep_upload(upload.name, upload.getvalue())
+            try:
+                params[UPLOAD] = runtime.service().keep_upload(upload.name, upload.getvalue())
+            except OSError as error:
+                reason = f"The upload cannot be kept ({error.strerror})."
+                problems.append(Problem(UPLOAD, reason))
         return params
 
     def _env(self, problems: list[Problem]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from backend.views import JobView
-from pages.parts import cards, formats
+from pages.parts import cards, formats, trouble
 
 
 def heading(job: JobView) -> None:
@@ -30,7 +30,7 @@ def heading(job: JobView) -> None:
             )
         st.space("stretch")
         if cards.stalled(job):
-            cards.extend_button(job)
+            cards.extend_button(job, "job")
         st.page_link(
             "submit.py",
             label="Submit like this",
@@ -42,6 +42,7 @@ def heading(job: JobView) -> None:
                 cards.retry_button(job.job_id, "job")
             else:
                 st.space(1)
+    trouble.said(f"job-{job.job_id}")
 
 
 def life(job: JobView) -> list[str]:

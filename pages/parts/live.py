@@ -5,6 +5,8 @@ from typing import Final
 
 import streamlit as st
 
+from pages.parts.trouble import told
+
 NEXT_JOB: Final = "next-job"
 
 _top = st.components.v2.component(
@@ -27,11 +29,14 @@ def live(draw: Callable[[], bool], going: bool, idle_seconds: float | None = Non
     with it the pace. None: nothing can change any more, so it is drawn once.
     """
 
-    def part() -> None:
-        if draw() != going:
-            st.rerun()
+    pace = 1 if going else idle_seconds
 
-    st.fragment(part, run_every=1 if going else idle_seconds)()
+    def part() -> None:
+        with told(again=pace is None):
+            if draw() != going:
+                st.rerun()
+
+    st.fragment(part, run_every=pace)()
 
 
 def watch(read: Callable[[], object], seconds: float = 2) -> None:
@@ -39,8 +44,9 @@ def watch(read: Callable[[], object], seconds: float = 2) -> None:
     seen = read()
 
     def part() -> None:
-        if read() != seen:
-            st.rerun()
+        with told():
+            if read() != seen:
+                st.rerun()
 
     st.fragment(part, run_every=seconds)()
 
