@@ -1,30 +1,37 @@
 """The figures that Signalbox promises, measured beside a baseline in the same run.
 
     python -m tests.bench            # all of them
-    python -m tests.bench latency    # one: latency, cancel, overhead, log, idle
+    python -m tests.bench latency    # one: latency, cancel, tree, overhead, log, idle, start, soak
 
 Each line gives the measured figure, the baseline's, and what was aimed at. They are no tests: a
 busy machine prints larger ones and nothing fails.
 """
 
+import contextlib
+import gc
+import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import psutil
 
-from backend.models import JobStatus
+from backend.models import Job, JobStatus, utc_now
 from backend.paths import DataPaths
 from backend.service import Service
 from backend.settings import Settings
 from backend.store import Store
 from backend.submission import Submission
+from backend.views import JobFilter
 from tests.conftest import PROJECT
 from tests.server import Server, queue_job
 from tests.waiting import wait_until, wait_until_ended
@@ -34,6 +41,17 @@ OVERHEAD_ROUNDS = 5
 IDLE_SECONDS = 20.0
 
 FIRST_LINE = "import time; print(time.monotonic_ns(), flush=True)"
+
+STUBBORN_TREE = """\
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for _ in range(199):
+    if os.fork() == 0:
+        break
+else:
+    print("ready", flush=True)
+time.sleep(600)
+"""
 
 COOPERATING = """\
 import signal, sys, time
@@ -99,10 +117,10 @@ def milliseconds(seconds: float) -> str:
 
 
 @contextmanager
-def running_service(workers: int = 1) -> Iterator[tuple[Service, Path]]:
+def running_service(workers: int = 1, **settings: Any) -> Iterator[tuple[Service, Path]]:
     """A service of this process on a folder of its own, with the default settings."""
     with tempfile.TemporaryDirectory() as folder:
-        service = Service(Settings(data=Path(folder) / "data", workers=workers))
+        service = Service(Settings(data=Path(folder) / "data", workers=workers, **settings))
         service.start()
         yield service, Path(folder)
         service.close()
@@ -182,6 +200,54 @@ def cancel() -> None:
         milliseconds(statistics.median(bare)),
         "at most +50 ms",
     )
+
+
+def tree() -> None:
+    """From cancel to the last of 200 processes that ignore SIGTERM, beside killing them bare."""
+    ours: list[float] = []
+    bare: list[float] = []
+    grace = 1.0
+    with running_service(cancel_grace_seconds=grace) as (service, folder):
+        script = write(folder, STUBBORN_TREE)
+        for _ in range(5):
+            with subprocess.Popen(
+                [sys.executable, script], stdout=subprocess.PIPE, text=True, start_new_session=True
+            ) as process:
+                assert process.stdout
+                process.stdout.readline()
+                begin = time.monotonic()
+                os.killpg(process.pid, signal.SIGKILL)
+                while _session(process.pid):
+                    time.sleep(0.0005)
+                bare.append(time.monotonic() - begin)
+            job_id = service.submit(Submission(recipe="script", params={"script": str(script)}))
+            wait_until(lambda job_id=job_id: "ready" in service.log_tail(job_id))  # type: ignore[misc]
+            session = service.job(job_id).pid
+            assert session is not None
+            assert len(_session(session)) == 201, "200, and their runner"
+            begin = time.monotonic()
+            service.cancel(job_id)
+            while _session(session):
+                time.sleep(0.0005)
+            ours.append(time.monotonic() - begin)
+            wait_until_ended(service, job_id)
+    line(
+        "200 stubborn processes gone beyond the grace",
+        f"+{milliseconds(statistics.median(ours) - grace)}",
+        milliseconds(statistics.median(bare)),
+        "at most +1000 ms",
+    )
+
+
+def _session(leader: int) -> list[int]:
+    """The live processes of a session; see proc(5)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader and fields[0] not in "ZX":
+                found.append(int(stat.parent.name))
+    return found
 
 
 def _alive(process: psutil.Process) -> bool:
@@ -265,11 +331,8 @@ def idle() -> None:
                         f"{resting:.1f} % (none)",
                         f"at most {goal} of a core",
                     )
-                pids = [job.pid for job in map(store.get, ids) if job and job.pid]
-                store.close()
-            for pid in pids:  # they outlive the server, as they should
-                for child in psutil.Process(pid).children(recursive=True):
-                    child.kill()
+            _end_sleepers(store, ids)
+            store.close()
 
 
 def _queue_sleepers(data: Path, folder: Path, jobs: int) -> list[int]:
@@ -306,8 +369,97 @@ def _bare_streamlit_ready(folder: Path) -> float:
         return server.ready_seconds
 
 
+def start() -> None:
+    """A real server's start with 1,000 past and 20 live jobs, beside an empty start."""
+    empty: list[float] = []
+    full: list[float] = []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as folder, Server(Path(folder) / "data") as server:
+            empty.append(server.ready_seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        live = _queue_sleepers(data, Path(folder), 20)
+        store = Store(DataPaths(data).database)
+        with Server(data, workers=20):
+            wait_until(lambda: store.counts()[JobStatus.RUNNING] == 20)
+        _add_past_jobs(store, 1000)
+        for _ in range(3):
+            with Server(data, workers=20) as server:
+                full.append(server.ready_seconds)
+                # Adopted is who has a new line in its timeline; all of them before it was ready.
+                assert all("Found" in store.timeline(job_id)[-1].message for job_id in live)
+        _end_sleepers(store, live)
+        store.close()
+    more = statistics.median(full) - statistics.median(empty)
+    line(
+        "start with 1,000 past and 20 live jobs",
+        f"+{more:.2f} s",
+        f"{statistics.median(empty):.2f} s",
+        "at most +2 s",
+    )
+
+
+def _add_past_jobs(store: Store, count: int) -> None:
+    for number in range(count):
+        job_id = store.add(Job(name=f"past {number}", recipe="script", timeout_seconds=600, gpus=0))
+        store.change(job_id, JobStatus.QUEUED, JobStatus.RUNNING, "Started", started_at=utc_now())
+        store.change(job_id, JobStatus.RUNNING, JobStatus.COMPLETED, "Completed")
+
+
+def _end_sleepers(store: Store, ids: list[int]) -> None:
+    """They outlive every server, as they should."""
+    for job in map(store.get, ids):
+        if job and job.pid and psutil.pid_exists(job.pid):
+            for child in psutil.Process(job.pid).children(recursive=True):
+                child.kill()
+
+
+def soak() -> None:
+    """1,000 short jobs through 4 workers: what the server is left with, beside what it began."""
+    with running_service(workers=4) as (service, folder):
+        script = write(folder, "print('short')")
+        process = psutil.Process()
+
+        def run(count: int) -> float:
+            begin = time.monotonic()
+            ids = []
+            for _ in range(count):
+                ids.append(
+                    service.submit(Submission(recipe="script", params={"script": str(script)}))
+                )
+                # A page is open, as it would be.
+                service.jobs(JobFilter(limit=25))
+            wait_until(lambda: service.counts()[JobStatus.COMPLETED] >= ids[-1], 900)
+            return time.monotonic() - begin
+
+        def state() -> tuple[int, int, int, int]:
+            gc.collect()
+            return (
+                threading.active_count(),
+                process.num_fds(),
+                len(process.children(recursive=True)),
+                process.memory_info().rss,
+            )
+
+        run(200)  # what is made once (threads, connections, compiled queries) is there now
+        before = state()
+        seconds = run(1000)
+        after = state()
+        for what, old, new in zip(
+            ("threads", "file descriptors", "child processes"), before, after, strict=False
+        ):
+            line(f"{what} after 1,000 jobs", str(new), str(old), "as before")
+        line(
+            "memory after 1,000 jobs",
+            f"{after[3] / 2**20:.1f} MiB",
+            f"{before[3] / 2**20:.1f} MiB",
+            f"within 10 % ({(after[3] / before[3] - 1) * 100:+.1f} %)",
+        )
+        line("1,000 short jobs through 4 workers", f"{1000 / seconds:.1f} a s", "-", "-")
+
+
 BENCHMARKS: dict[str, Callable[[], None]] = {
-    f.__name__: f for f in (latency, cancel, overhead, log, idle)
+    f.__name__: f for f in (latency, cancel, tree, overhead, log, idle, start, soak)
 }
 
 
