@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from backend.models import TRANSITIONS, FailureKind, Job, JobStatus
@@ -93,6 +94,7 @@ elif kind == "refuses":
     if os.fork() == 0:
         os.setsid()
         tell()
+        time.sleep(600)
     work(600)
 '''
 
@@ -251,8 +253,8 @@ def _wrong_with(store: Store, data: Path, job: Job) -> Iterator[str]:
     if job.ending is not None:
         yield f"an end is still intended: {job.ending}"
     if paths.exit.exists() and found == COMPLETED:
-        said = json.loads(paths.exit.read_text())["finished_at"].removesuffix("Z")
-        if job.finished_at is None or not job.finished_at.isoformat().startswith(said):
+        said = datetime.fromisoformat(json.loads(paths.exit.read_text())["finished_at"])
+        if job.finished_at != said:
             yield f"it ended at {said}, not at {job.finished_at}"
     for pid, started in _who(paths.folder / "pids"):
         if _start_of(pid) == started:
