@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,12 @@ class RunPaths:
         return self.folder / "checkpoints"
 
 
+def _identity(path: Path) -> str:
+    """Stays when a file is renamed or its folder moved; a copy has another."""
+    status = path.stat()
+    return f"{status.st_dev:x}:{status.st_ino:x}"
+
+
 @dataclass(frozen=True)
 class DataPaths:
     """The files of the data folder."""
@@ -124,8 +131,31 @@ class DataPaths:
 
     @property
     def nonce(self) -> Path:
-        """A random word that marks the processes of this folder's jobs."""
         return self.folder / "nonce"
+
+    def read_nonce(self) -> str | None:
+        """The random word that marks the processes of this folder's jobs; None where there is none.
+
+        The file says which file it was written as. One that was copied with its folder is none:
+        two servers must not take each other's processes for their own.
+        """
+        try:
+            nonce, file = self.nonce.read_text(encoding="ascii").split()
+        except (OSError, ValueError):
+            return None
+        return nonce if file == _identity(self.nonce) else None
+
+    def make_nonce(self) -> str:
+        """Raises OSError. It is on the disk before it is used: without it no process of a job is
+        found again."""
+        nonce = secrets.token_hex(8)
+        beside = self.nonce.with_suffix(".tmp")
+        with beside.open("w", encoding="ascii") as file:
+            file.write(f"{nonce} {_identity(beside)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.nonce)
+        return nonce
 
     @property
     def uploads(self) -> Path:

@@ -239,7 +239,14 @@ def launch(spec: LaunchSpec) -> LocalLeader:
 
 
 def adopt(id: ProcessId, mark: Mark) -> LocalLeader:
-    """Take over a leader that another server process launched; it may be gone by now."""
+    """Take over a leader that another server process launched; it may be gone by now.
+
+    A process without the mark is not the job's, whatever its pid and its start: the data folder may
+    be the copy of another, whose server supervises it.
+    """
+    row = _row(id.pid)
+    if row is not None and row.id == id and row.alive and not _carries(id.pid, mark):
+        return LocalLeader(ProcessId(0, ""), mark)
     return LocalLeader(id, mark)
 
 
@@ -362,8 +369,8 @@ def send_kill(target: ProcessId) -> bool:
 
 
 def is_of_this_boot(id: ProcessId) -> bool:
-    """Whether the machine has not been started anew since this process began."""
-    return id.started.partition(":")[0] == _boot()
+    """Whether the machine has not been started anew since this process began, if one is known."""
+    return id.started.partition(":")[0] in ("", _boot())
 
 
 def take_stacks(rows: Iterable[ProcessRow], path: Path, patience_seconds: float = 1.0) -> int:

@@ -98,7 +98,7 @@ class Service:
         try:
             self._paths.uploads.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-            nonce = self._nonce()
+            nonce = self._paths.read_nonce() or self._paths.make_nonce()
         except Timeout:
             raise StartError(
                 f"Another Signalbox runs on {self._paths.folder} already; "
@@ -394,21 +394,6 @@ class Service:
         )
 
     # Inside
-
-    def _nonce(self) -> str:
-        path = self._paths.nonce
-        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
-            if nonce := path.read_text(encoding="ascii").strip():
-                return nonce
-        # Without it no process of this folder's jobs is found again, after a power loss either.
-        nonce = secrets.token_hex(8)
-        beside = path.with_suffix(".tmp")
-        with beside.open("w", encoding="ascii") as file:
-            file.write(nonce)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        return nonce
 
     def _open_database(self) -> None:
         damaged = set_aside_if_damaged(self._paths.database)

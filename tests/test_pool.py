@@ -324,7 +324,7 @@ def test_a_survivor_keeps_its_device_across_servers(
     gate.touch()
     wait_until_ended(first, job_id)
     assert first.close() == 0
-    nonce = DataPaths(settings.data).nonce.read_text()
+    nonce = DataPaths(settings.data).read_nonce() or ""
     environment = {**os.environ, **Mark(job_id, nonce).variables()}
     with subprocess.Popen(["/bin/sleep", "600"], env=environment) as survivor:
         send = processes._send
@@ -491,7 +491,7 @@ def test_a_job_whose_pid_was_not_yet_written_down_is_found_by_its_mark(
     second.cancel(job_id)
     wait_until_ended(second, job_id)
     assert second.job(job_id).status is JobStatus.CANCELLED
-    assert find_marked(Mark(job_id, DataPaths(settings.data).nonce.read_text())) == []
+    assert find_marked(Mark(job_id, DataPaths(settings.data).read_nonce() or "")) == []
     assert second.close() == 0
 
 

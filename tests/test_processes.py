@@ -525,8 +525,10 @@ def test_neighbours_and_strangers_are_left_alone(
     assert stranger.poll() is None
 
 
-@pytest.mark.parametrize("pid", [0, 1, -1, os.getpid()])
-def test_these_are_never_signalled(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pid", [0, 1, -1, None])
+def test_these_are_never_signalled(pid: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None: this process itself."""
+    pid = os.getpid() if pid is None else pid
     sent: list[object] = []
     monkeypatch.setattr(os, "kill", lambda *args: sent.append(args))
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda *args: sent.append(args))

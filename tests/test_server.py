@@ -69,7 +69,7 @@ def test_a_job_outlives_its_server_and_is_found_by_the_next(tmp_path: Path) -> N
         log = DataPaths(data).run(job_id).log  # a job is running before it has one
         wait_until(lambda: log.exists() and "started" in log.read_text())
     assert "1 job goes on running" in server.output
-    mark = Mark(job_id, DataPaths(data).nonce.read_text())
+    mark = Mark(job_id, DataPaths(data).read_nonce() or "")
     assert find_marked(mark)
     with Server(data):
         gate.touch()

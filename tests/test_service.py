@@ -43,7 +43,7 @@ def started(service: Service, submission: Submission) -> int:
 
 
 def processes_of(service: Service, settings: Settings, job_id: int) -> list[int]:
-    mark = Mark(job_id, DataPaths(settings.data).nonce.read_text())
+    mark = Mark(job_id, DataPaths(settings.data).read_nonce() or "")
     return [row.id.pid for row in find_marked(mark)]
 
 

@@ -54,7 +54,7 @@ def submit_script(page: Page, path: str, **fields: str) -> int:
 
 def marked(server: Server, number: int) -> list[int]:
     """The pids of a job's processes, found as the server finds them."""
-    nonce = DataPaths(server.data).nonce.read_text()
+    nonce = DataPaths(server.data).read_nonce() or ""
     return [row.id.pid for row in find_marked(Mark(number, nonce))]
 
 

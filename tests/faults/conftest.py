@@ -38,7 +38,7 @@ class Folder:
 
     @property
     def nonce(self) -> str:
-        return self.paths.nonce.read_text()
+        return self.paths.read_nonce() or ""
 
     @contextlib.contextmanager
     def store(self) -> Iterator[Store]:

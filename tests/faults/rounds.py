@@ -211,8 +211,7 @@ def kill_servers(data: Path, rounds: int, seed: int) -> int:
 
 
 def nonce(data: Path) -> str:
-    path = DataPaths(data).nonce
-    return path.read_text() if path.exists() else ""
+    return DataPaths(data).read_nonce() or ""
 
 
 def findings(data: Path) -> tuple[Counter[str], list[str]]:

@@ -30,6 +30,7 @@ from backend.models import (
     JobStatus,
     RequestKind,
 )
+from backend.paths import DataPaths
 from backend.processes import find_all_marked, send_kill
 from backend.service import Service
 from backend.settings import Settings
@@ -152,6 +153,10 @@ class ServiceMachine(RuleBasedStateMachine):
         self.killed: set[int] = set()
         self.ended: dict[int, JobStatus] = {}
 
+    @property
+    def nonce(self) -> str:
+        return DataPaths(self.folder / "data").read_nonce() or ""
+
     @initialize()
     def open(self) -> None:
         self.service = Service(
@@ -183,8 +188,7 @@ class ServiceMachine(RuleBasedStateMachine):
             if job_id in self.cancelled:
                 true = true | {JobStatus.CANCELLED}
             assert job.status in true, (kind, job)
-        nonce = (self.folder / "data" / "nonce").read_text()
-        assert find_all_marked(nonce) == {}
+        assert find_all_marked(self.nonce) == {}
         self.service.close()
         shutil.rmtree(self.folder)
 
@@ -224,7 +228,7 @@ class ServiceMachine(RuleBasedStateMachine):
         """As somebody else may do at any moment."""
         job = self.service._store.get(job_id)
         assert job is not None
-        for row in find_all_marked((self.folder / "data" / "nonce").read_text()).get(job_id, []):
+        for row in find_all_marked(self.nonce).get(job_id, []):
             if row.id.pid == job.pid:
                 self.killed.add(job_id)
                 send_kill(row.id)

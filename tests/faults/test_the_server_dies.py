@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -298,3 +299,24 @@ def test_a_job_that_was_let_go_is_no_ghost(
     pid = folder.job(job_id).pid
     assert pid is not None
     assert not psutil.pid_exists(pid), "It was waited for, and is no zombie."
+
+
+def test_a_copy_of_the_data_folder_lays_hands_on_nobodys_jobs(
+    folder: Folder, start: Start, serve: Serve, gate: Path
+) -> None:
+    """One server goes on with its jobs; another is started on a copy of its folder."""
+    job_id = folder.queue(WAITS, gate)
+    start()
+    folder.wait_for_line(job_id, "begun")
+    wait_until(lambda: folder.job(job_id).pid)
+    before = folder.processes(job_id)
+    copy = folder.settings.data.with_name("copy")
+    shutil.copytree(folder.settings.data, copy)
+    other = serve(data=copy)
+    wait_until_ended(other, job_id)
+    lost = other.job(job_id)
+    assert lost.failure_kind is FailureKind.LOST
+    assert lost.error == "The process is gone and left no word of how it ended."
+    assert folder.processes(job_id) == before
+    gate.touch()
+    wait_until(lambda: folder.job(job_id).status is JobStatus.COMPLETED)
