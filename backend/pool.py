@@ -240,6 +240,8 @@ class Pool:
         while not self._closing.wait(HOUSEKEEPING_SECONDS):
             try:
                 self.tick()
+            except StoreError as error:  # its sentence says it all, every five seconds
+                logger.warning("Housekeeping waits. %s", error)
             except Exception:
                 logger.exception("Housekeeping failed; it will be tried again")
 

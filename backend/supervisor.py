@@ -426,7 +426,7 @@ class Supervisor:
                     progress=dict(progress),
                 )
             except StoreError as error:
-                logger.exception("Job %s: its verdict cannot be written yet", self.job_id)
+                logger.warning("Job %s: its verdict cannot be written yet. %s", self.job_id, error)
                 if not error.passing:
                     # Something in what was to be kept beside it; the verdict itself matters most.
                     cleanups, progress = (), {}

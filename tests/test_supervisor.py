@@ -571,7 +571,7 @@ def test_a_verdict_waits_for_a_locked_database(
     other = sqlite3.connect(tmp_path / "signalbox.db", isolation_level=None)
     other.execute("begin immediate")
     thread = threading.Thread(target=watched.look, args=(1,))
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.WARNING):
         thread.start()
         wait_until(lambda: caplog.text.count("its verdict cannot be written yet") >= 2)
         assert watched.job.status is JobStatus.RUNNING
