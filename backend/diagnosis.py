@@ -39,6 +39,8 @@ ADVICE: Final[Mapping[FailureKind, str]] = {
     FailureKind.LOST: "The log and the curve are kept; retry when you are ready.",
 }
 
+NO_WORD: Final = "The process is gone and left no word of how it ended."
+
 _NO_TRACEBACK: Final = (
     "It ended itself without a traceback: the last lines of the log say why. A retry runs the same "
     "again; for other parameters submit a new job like it."
@@ -161,7 +163,7 @@ def verdict_of(record: ExitRecord | None, exit_code: int | None) -> Verdict:
     # The runner always writes; only a full disk or a deleted folder keeps it from that.
     code = exit_code if record is None or record.code is None else record.code
     if code is None:
-        return failed(FailureKind.LOST, "The process is gone and left no word of how it ended.")
+        return failed(FailureKind.LOST, NO_WORD)
     if code == 0:
         return Verdict(JobStatus.COMPLETED, finished_at=when)
     if record is not None and record.exception_line is not None:

@@ -140,15 +140,20 @@ class DataPaths:
         two servers must not take each other's processes for their own.
         """
         try:
-            nonce, file = self.nonce.read_text(encoding="ascii").split()
+            nonce, *file = self.nonce.read_text(encoding="ascii").split()
         except (OSError, ValueError):
             return None
-        return nonce if file == _identity(self.nonce) else None
+        # The first release wrote nothing but the word.
+        return nonce if file in ([], [_identity(self.nonce)]) else None
 
     def make_nonce(self) -> str:
-        """Raises OSError. It is on the disk before it is used: without it no process of a job is
-        found again."""
-        nonce = secrets.token_hex(8)
+        """The nonce of this folder, a new one if there is none yet; it is on the disk before it is
+        used, because without it no process of a job is found again.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        nonce = self.read_nonce() or secrets.token_hex(8)
         beside = self.nonce.with_suffix(".tmp")
         with beside.open("w", encoding="ascii") as file:
             file.write(f"{nonce} {_identity(beside)}\n")

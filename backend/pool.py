@@ -1,6 +1,8 @@
 """The thread pool, the queue, the leases on devices, and the recovery of what was running."""
 
 import logging
+import math
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -17,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS: Final = 5.0
 SWEEP_SECONDS: Final = 30.0
+ROOM_BYTES: Final = 16 * 2**20
+"""With less than this left on the disk of the data folder no job is started."""
+
 CLOSE_SECONDS: Final = 5.0
 
 
@@ -64,6 +69,8 @@ class Pool:
         self._supervisors: dict[int, Supervisor] = {}
         self._leases = Leases(device.index for device in around.source.devices())
         self._lingering: dict[int, Supervisor] = {}
+        self.waits_for_room = False
+        """The disk of the data folder is full, and no job is started until it is not."""
         self._swept_at = -1e9
         self._closing = threading.Event()
         self._executor: ThreadPoolExecutor | None = None
@@ -99,10 +106,16 @@ class Pool:
         if self._housekeeper.ident:
             self._housekeeper.join(CLOSE_SECONDS)
         try:
-            return len(self._around.store.running())
+            running = self._around.store.running()
+            return sum(self._goes_on(job) for job in running)
         except StoreError as error:
             logger.warning("How many jobs go on cannot be told exactly. %s", error)
             return len(supervisors)
+
+    def _goes_on(self, job: Job) -> bool:
+        assert job.id is not None
+        leader = leader_of(job, self._paths.run(job.id), self._around.nonce)
+        return leader is not None and leader.alive()
 
     def supervisor(self, job_id: int) -> Supervisor | None:
         """Who supervises this job; None where nobody does."""
@@ -122,6 +135,10 @@ class Pool:
     def dispatch(self) -> None:
         """Start as many queued jobs as there are free threads and devices."""
         if self._executor is None:
+            return
+        # On a full disk one job after the other would start only to fail.
+        self.waits_for_room = self._free_bytes() < ROOM_BYTES
+        if self.waits_for_room:
             return
         with self._lock:
             while not self._closing.is_set() and len(self._supervisors) < self._workers:
@@ -148,6 +165,13 @@ class Pool:
                         self._leases.give_back(job.id)
                 if claimed:
                     self._supervise(Supervisor(job, self._paths.run(job.id), devices, self._around))
+
+    def _free_bytes(self) -> float:
+        """On the disk of the data folder."""
+        try:
+            return shutil.disk_usage(self._paths.folder).free
+        except OSError:  # no folder, no figure; whoever needs it will say so
+            return math.inf
 
     def recover(self, running: Iterable[Job]) -> None:
         """Supervise again those jobs that are running by the database, but not by this pool."""
@@ -227,7 +251,7 @@ class Pool:
             logger.exception("The supervisor of job %s failed", supervisor.job_id)
         with self._lock:
             self._supervisors.pop(supervisor.job_id, None)
-            if supervisor.lingers:
+            if supervisor.lingers and not failed:
                 self._lingering[supervisor.job_id] = supervisor
             elif not failed:
                 self._leases.give_back(supervisor.job_id)
@@ -254,6 +278,18 @@ class Pool:
             if supervisor.cleared():
                 with self._lock:
                     self._lingering.pop(job_id, None)
-                    self._leases.give_back(job_id)
+                    if job_id not in self._supervisors:
+                        self._leases.give_back(job_id)
         self.recover(self._around.store.running())
+        self._take_back_leases()
         self.dispatch()
+
+    def _take_back_leases(self) -> None:
+        """Of jobs that have ended and whose supervisors failed after that."""
+        with self._lock:
+            for job_id in {holder for holder in self._leases.holders().values() if holder}:
+                if job_id in self._supervisors or job_id in self._lingering:
+                    continue
+                job = self._around.store.get(job_id)
+                if job is None or job.status.ended:
+                    self._leases.give_back(job_id)

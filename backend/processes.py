@@ -244,8 +244,7 @@ def adopt(id: ProcessId, mark: Mark) -> LocalLeader:
     A process without the mark is not the job's, whatever its pid and its start: the data folder may
     be the copy of another, whose server supervises it.
     """
-    row = _row(id.pid)
-    if row is not None and row.id == id and row.alive and not _carries(id.pid, mark):
+    if is_alive(id) and not _carries(id.pid, mark):
         return LocalLeader(ProcessId(0, ""), mark)
     return LocalLeader(id, mark)
 
@@ -286,7 +285,8 @@ def find_all_marked(nonce: str) -> dict[int, list[ProcessRow]]:
         if row.alive and pid != os.getpid():
             variables = _variables(pid)
             job_id = variables.get(JOB_VARIABLE, "")
-            if variables.get(NONCE_VARIABLE) == nonce and job_id.isdecimal():
+            is_id = job_id.isascii() and job_id.isdecimal() and len(job_id) < 16
+            if is_id and variables.get(NONCE_VARIABLE) == nonce:
                 found.setdefault(int(job_id), []).append(row)
     return found
 
@@ -368,6 +368,12 @@ def send_kill(target: ProcessId) -> bool:
     return send_signal(target, _KILL)
 
 
+def is_alive(id: ProcessId) -> bool:
+    """Whether exactly this process runs, whoever's it is."""
+    row = _row(id.pid)
+    return row is not None and row.id == id and row.alive
+
+
 def is_of_this_boot(id: ProcessId) -> bool:
     """Whether the machine has not been started anew since this process began, if one is known."""
     return id.started.partition(":")[0] in ("", _boot())
@@ -439,10 +445,11 @@ TABLE: Final = ProcessTable()
 
 
 def _family(table: Mapping[int, ProcessRow], ids: Collection[ProcessId]) -> list[ProcessRow]:
-    """Those of these processes that live, and their live descendants; never this process."""
-    pids = {id.pid for id in ids if id.pid in table and table[id.pid].id == id}
-    pids |= _descendants(table, pids)
-    pids.discard(os.getpid())
+    """Those of these processes that live, and their live descendants; never this process, nor what
+    is only its descendant: a server that a job started has jobs of its own."""
+    me = os.getpid()
+    pids = {id.pid for id in ids if id.pid != me and id.pid in table and table[id.pid].id == id}
+    pids |= _descendants({pid: row for pid, row in table.items() if pid != me}, pids)
     return [table[pid] for pid in sorted(pids) if table[pid].alive]
 
 

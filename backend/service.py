@@ -98,7 +98,7 @@ class Service:
         try:
             self._paths.uploads.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-            nonce = self._paths.read_nonce() or self._paths.make_nonce()
+            nonce = self._paths.make_nonce()
         except Timeout:
             raise StartError(
                 f"Another Signalbox runs on {self._paths.folder} already; "
@@ -114,13 +114,19 @@ class Service:
         except (SchemaError, StoreError, OSError, sqlite3.Error) as error:
             self._lock.release()
             raise StartError(str(error)) from None
-        self._read_back(nonce)
         self._source = find_source()
         devices = self._source.devices()
         around = Surroundings(self.settings, self._store, self._source, nonce)
         self._pool = Pool(around, self._paths, self.settings.workers or max(1, len(devices)))
-        if run_jobs:
-            self._pool.start()
+        try:
+            self._read_back(nonce)
+            if run_jobs:
+                self._pool.start()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, StoreError):
+                raise StartError(str(error)) from None
+            raise
         if devices:
             # Emptying the cache needs torch; loading it takes seconds that no start should wait.
             threading.Thread(target=empty_cache, args=(True,), name="torch", daemon=True).start()
@@ -134,8 +140,13 @@ class Service:
 
     @property
     def notices(self) -> Sequence[str]:
-        """What a person should know of this start: a sentence each."""
-        return tuple(self._notices)
+        """What a person should know of this start, and of the disk: a sentence each."""
+        if not self._pool.waits_for_room:
+            return tuple(self._notices)
+        return (
+            *self._notices,
+            f"The disk of {self._paths.folder} is full: queued jobs wait until there is room.",
+        )
 
     @property
     def gpu_count(self) -> int:
@@ -240,16 +251,16 @@ class Service:
         return self._job(job_id).status is JobStatus.RUNNING
 
     def extend(self, job_id: int) -> bool:
-        """Grant a running job another full timeout; False where it is not running.
+        """Grant a running job another full timeout; False where it is not running, or its end has
+        begun.
 
         Raises:
             UnknownJobError: there is no such job.
         """
         job = self._job(job_id)
         supervisor = self._pool.supervisor(job_id)
-        if supervisor is None or job.status is not JobStatus.RUNNING:
+        if supervisor is None or job.status is not JobStatus.RUNNING or not supervisor.extend():
             return False
-        supervisor.extend()
         try:
             self._store.note(job_id, "Another full timeout was granted")
         except StoreError as error:

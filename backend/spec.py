@@ -1,12 +1,13 @@
-"""spec.json: what a run was started as; enough to start it again by hand, or to know it again."""
+"""What the server writes into a run folder: spec.json, what a run was started as, and stop.json,
+that it is to stop and what for."""
 
 import os
 from datetime import datetime
 from typing import Any, Final
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
-from backend.models import Job, JobStatus, utc_now
+from backend.models import FailureKind, Job, JobStatus, utc_now
 from backend.paths import RunPaths, open_inside, publish_inside
 
 _MAX_BYTES: Final = 2**20
@@ -24,7 +25,7 @@ class RunSpec(BaseModel):
     """The interpreter and its arguments."""
     working_dir: str | None = None
     variables: dict[str, str] = {}
-    """Those that Signalbox sets."""
+    """Those that Signalbox sets, but for the mark of the job's processes."""
     env_names: list[str] = []
     devices: list[int] = []
     timeout_seconds: float = Field(gt=0)
@@ -59,3 +60,33 @@ class RunSpec(BaseModel):
             created_at=self.created_at,
             started_at=self.created_at,
         )
+
+
+class Ending(BaseModel):
+    """A verdict that a job is being ended for, and how long it had been silent by then."""
+
+    status: JobStatus
+    kind: FailureKind | None
+    error: str | None = Field(max_length=2000)
+    finished_at: str | None
+    silent_seconds: float | None = Field(ge=0, allow_inf_nan=False)
+
+
+class StopFile(BaseModel):
+    """The content of stop.json: for a job that cannot catch a signal, and for a later server."""
+
+    asked_at: AwareDatetime
+    ending: Ending | None = None
+
+    def publish(self, paths: RunPaths) -> None:
+        """Raises OSError."""
+        publish_inside(paths.stop, self.model_dump_json())
+
+    @classmethod
+    def read(cls, paths: RunPaths) -> "StopFile | None":
+        """None where there is none, or it makes no sense."""
+        try:
+            with os.fdopen(open_inside(paths.stop, os.O_RDONLY), "rb") as file:
+                return cls.model_validate_json(file.read(_MAX_BYTES))
+        except (OSError, ValidationError):
+            return None

@@ -1,8 +1,8 @@
 """One thread's life with one job: launch it, watch it, end it, say how it ended."""
 
-import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -16,7 +16,7 @@ from backend import diagnosis, log
 from backend.diagnosis import Verdict
 from backend.gpu import JobMeter, Measurement, MemorySource, empty_cache
 from backend.models import Cleanup, Failure, FailureKind, Job, JobStatus, RequestKind, utc_now
-from backend.paths import RunPaths, publish_inside
+from backend.paths import RunPaths
 from backend.processes import (
     CouldNotStartError,
     LaunchSpec,
@@ -27,6 +27,7 @@ from backend.processes import (
     end_tree,
     find_leader,
     find_marked,
+    is_alive,
     is_of_this_boot,
     launch,
     send_kill,
@@ -35,7 +36,7 @@ from backend.processes import (
 from backend.progress import Point, ProgressReader, Reading
 from backend.recipes import Command
 from backend.settings import PROJECT_FOLDER, Settings
-from backend.spec import RunSpec
+from backend.spec import Ending, RunSpec, StopFile
 from backend.stall import StallClock, duration, timeout_message
 from backend.store import Store, StoreError
 
@@ -47,11 +48,15 @@ MEMORY_SAVED_SECONDS: Final = 30.0
 
 RETRY_SECONDS: Final = 1.0
 TAIL_LINES: Final = 100
+ELSEWHERE: Final = (
+    "The process lives on, but it is not this server's: the data folder is a copy, or was moved."
+)
 RESTARTED: Final = (
     "The machine was restarted while the job ran, and nothing was left to tell how far it came."
 )
 MAX_STACKS_BYTES: Final = 256 * 2**10
 
+_ENDING_SIGNALS: Final = (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM))
 _TRAINING: Final = Path(__file__).parent / "training"
 
 
@@ -115,6 +120,7 @@ class Supervisor:
         self._memory_read_at = -1e9
         self._memory_saved = (clock(), self._meter.peak_bytes)
         self._has_looked = leader is None
+        self._end_has_begun = False
         self._silent_at_end: float | None = None
         self._pids: set[int] = set()
         self._host_left_bytes = 0
@@ -132,9 +138,12 @@ class Supervisor:
         self._cancel.set()
         self._wake.set()
 
-    def extend(self) -> None:
-        """Grant another full timeout."""
+    def extend(self) -> bool:
+        """Grant another full timeout; False where its end has begun."""
+        if self._end_has_begun or self._cancel.is_set():
+            return False
         self._stall.extend()
+        return True
 
     def detach(self) -> None:
         """Stop watching; the job goes on without this server."""
@@ -179,15 +188,15 @@ class Supervisor:
                 self._finish(diagnosis.failed(FailureKind.COULD_NOT_START, str(error)))
                 return
         try:
-            if self._job.ending is not None:
-                self._carry_through(self._leader, self._job.ending)
+            if ending := self._job.ending or self._ending_in_folder():
+                self._carry_through(self._leader, ending)
                 return
             while not self._detach.is_set() and not self.tick(self._clock()):
                 self._wake.wait(self._settings.poll_seconds)
                 self._wake.clear()
         finally:
             if self._detach.is_set():
-                self._save(memory=self._meter.state())
+                self._save(memory=self._meter.state(ending=self._end_has_begun))
             self._leader.let_go()
 
     def tick(self, now: float) -> bool:
@@ -198,7 +207,7 @@ class Supervisor:
             return True
         self._has_looked = True
         if self._cancel.is_set():
-            if self._end(self._leader, self._settings.cancel_grace_seconds):
+            if self._end(self._leader, self._settings.cancel_grace_seconds, diagnosis.CANCELLED):
                 self._finish(diagnosis.CANCELLED)
             return True
         if now - self._memory_read_at >= MEMORY_INTERVAL_SECONDS:
@@ -241,6 +250,7 @@ class Supervisor:
         if paths.folder.is_symlink():
             raise CouldNotStartError(f"The run folder {str(paths.folder)!r} is a link.")
         paths.checkpoints.mkdir(exist_ok=True)
+        paths.stop.unlink(missing_ok=True)  # of a life before a pause
         command = Command(**job.command)
         python = Path(command.python or sys.executable)
         folder = Path(command.folder) if command.folder else PROJECT_FOLDER
@@ -264,7 +274,8 @@ class Supervisor:
             params=job.params,
             command=[str(python), *command.argv],
             working_dir=str(folder),
-            variables={**variables, **self._mark.variables()},
+            # Without the mark: who runs it again by hand is not to be taken for the job.
+            variables=variables,
             env_names=sorted(job.env),
             devices=list(self.devices),
             timeout_seconds=job.timeout_seconds,
@@ -277,14 +288,24 @@ class Supervisor:
         self._reader.look(closely=True)
         record = diagnosis.read_exit(self._paths.exit)
         verdict = diagnosis.verdict_of(record, leader.exit_code())
-        if self._job.requested == RequestKind.CANCELLING:  # by an earlier server, which then died
+        asked = self._job.requested == RequestKind.CANCELLING  # by an earlier server, which died
+        if asked and record is not None and record.signal in _ENDING_SIGNALS:
             verdict = replace(diagnosis.CANCELLED, finished_at=verdict.finished_at)
-        elif verdict.kind is FailureKind.LOST and not is_of_this_boot(leader.id):
-            verdict = diagnosis.failed(FailureKind.LOST, RESTARTED)
+        elif verdict.kind is FailureKind.LOST:
+            verdict = diagnosis.CANCELLED if asked else self._how_lost(leader)
         if record is None:
             self._intend(verdict)  # nobody but us knows
-        if self._end(leader, self._settings.cancel_grace_seconds):
+        if self._end(leader, self._settings.cancel_grace_seconds, verdict):
             self._finish(verdict)
+
+    def _how_lost(self, leader: Leader) -> Verdict:
+        """What to say of a job that is gone without a word."""
+        written = ProcessId(self._job.pid or 0, self._job.process_start or "")
+        if is_alive(written):
+            return diagnosis.failed(FailureKind.LOST, ELSEWHERE)
+        if not is_of_this_boot(leader.id):
+            return diagnosis.failed(FailureKind.LOST, RESTARTED)
+        return diagnosis.failed(FailureKind.LOST, diagnosis.NO_WORD)
 
     def _time_out(self, leader: Leader, now: float) -> bool:
         """The timeout is over: one last look, then the end."""
@@ -298,17 +319,32 @@ class Supervisor:
             self._stacks_taken = True
             take_stacks(leader.tree(afresh=True), self._paths.stacks)
         verdict = diagnosis.failed(FailureKind.TIMEOUT, message)
+        self._end_has_begun = True
         self._read_memory(leader, afresh=True)
         self._intend(verdict)
-        if self._end(leader, self._settings.stall_grace_seconds):
+        if self._end(leader, self._settings.stall_grace_seconds, verdict):
             self._finish(verdict)
         return True
 
     def _intend(self, verdict: Verdict) -> None:
         """Write down what the job is about to be ended for, before the first signal: a server that
         is killed in between would leave a job that only died of a signal."""
-        ending = {**asdict(verdict), "silent_seconds": self._silent_seconds(verdict)}
-        self._save(ending=ending, memory=self._meter.state(ending=True))
+        self._save(ending=self._as_ending(verdict), memory=self._meter.state(ending=True))
+
+    def _as_ending(self, verdict: Verdict) -> dict[str, Any]:
+        return {**asdict(verdict), "silent_seconds": self._silent_seconds(verdict)}
+
+    def _ending_in_folder(self) -> dict[str, Any] | None:
+        """What an earlier server had begun to end the job for, where its database could not be
+        written, or did not have to be: stop.json is there before the first signal too."""
+        stop = StopFile.read(self._paths)
+        started = self._job.started_at or self._job.created_at
+        if stop is None or stop.ending is None or stop.asked_at < started:
+            return None
+        # Of a job that had ended by itself just before, its own word counts.
+        record = diagnosis.read_exit(self._paths.exit)
+        ended = _instant(record.finished_at, started) if record else None
+        return None if ended and ended < stop.asked_at else stop.ending.model_dump()
 
     def _carry_through(self, leader: Leader, ending: Mapping[str, Any]) -> None:
         """Go on with an end that an earlier server had begun."""
@@ -323,16 +359,20 @@ class Supervisor:
         if not leader.alive():
             record = diagnosis.read_exit(self._paths.exit)
             verdict = replace(verdict, finished_at=record.finished_at if record else None)
-        self._stacks_taken = True  # by the server that began
-        if self._end(leader, self._settings.stall_grace_seconds):
+        self._stacks_taken = verdict.kind is FailureKind.TIMEOUT  # by the server that began
+        if self._end(leader, self._settings.stall_grace_seconds, verdict):
             self._finish(verdict)
 
-    def _end(self, leader: Leader, grace_seconds: float) -> bool:
+    def _end(self, leader: Leader, grace_seconds: float, verdict: Verdict) -> bool:
         """End every process of the job; False where this server closes before that is done, and
         the next one finds the job and goes on from here."""
+        begun_before = self._job.ending is not None and self._meter.used_bytes is not None
+        self._end_has_begun = True
         if leader.alive():
-            self._read_memory(leader, afresh=True)
-            _try_publish(self._paths.stop, json.dumps({"asked_at": utc_now().isoformat()}))
+            if not begun_before:  # that server read it just before the end, and we would be late
+                self._read_memory(leader, afresh=True)
+            ending = Ending.model_validate(self._as_ending(verdict))
+            _try_publish(self._paths, StopFile(asked_at=utc_now(), ending=ending))
         ended = end_tree(leader, grace_seconds, self._detach)
         while ended is not None and leader.know(_left_behind(self._paths)):
             ended = end_tree(leader, grace_seconds, self._detach)
@@ -456,7 +496,7 @@ class Supervisor:
         now, peak = self._clock(), self._meter.peak_bytes
         if peak != saved_peak and now - saved_at >= MEMORY_SAVED_SECONDS:
             self._memory_saved = now, peak
-            self._save(memory=self._meter.state())
+            self._save(memory=self._meter.state(ending=self._end_has_begun))
 
     def _stacks(self) -> str:
         if not self._stacks_taken:
@@ -534,8 +574,8 @@ def _instant(text: str | None, earliest: datetime) -> datetime | None:
     return instant if earliest <= instant <= utc_now() else None
 
 
-def _try_publish(path: Path, text: str) -> None:
+def _try_publish(paths: RunPaths, stop: StopFile) -> None:
     try:
-        publish_inside(path, text)
+        stop.publish(paths)
     except OSError as error:
-        logger.warning("%s cannot be written: %s", path, error)
+        logger.warning("%s cannot be written: %s", paths.stop, error)

@@ -311,6 +311,31 @@ def test_what_survives_even_sigkill_keeps_its_device_until_it_is_gone(
     assert service.close() == 0
 
 
+def test_a_device_comes_back_though_the_supervisor_failed_after_the_verdict(
+    two_devices: None,
+    settings: Settings,
+    serve: Serve,
+    waiting: Waiting,
+    gate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = Supervisor._write
+
+    def fails_after(supervisor: Supervisor, *args: Any) -> None:
+        write(supervisor, *args)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Supervisor, "_write", fails_after)
+    service = serve(settings)
+    job_id = _started(service, waiting())
+    gate.touch()
+    wait_until_ended(service, job_id)
+    wait_until(lambda: service._pool.supervisor(job_id) is None)
+    service._pool.tick()
+    assert {d.leased_by for d in service.machine().devices} == {None}
+    assert service.close() == 0
+
+
 def test_a_survivor_keeps_its_device_across_servers(
     two_devices: None,
     settings: Settings,

@@ -29,6 +29,7 @@ from backend.processes import (
     adopt,
     command_line,
     end_tree,
+    find_all_marked,
     find_leader,
     find_marked,
     launch,
@@ -549,6 +550,33 @@ print([row.id.pid for row in find_marked(Mark(1, sys.argv[1]))])
     command = [sys.executable, "-c", code, nonce]
     said = subprocess.run(command, env=environment, capture_output=True)
     assert said.stdout == b"[]\n", said.stderr
+
+
+def test_what_the_server_started_is_no_member_of_the_job_that_started_the_server(
+    stranger: subprocess.Popen[bytes],
+) -> None:
+    table = read_table()
+    assert table[stranger.pid].parent == os.getpid()
+    assert processes._family(table, [table[os.getpid()].id]) == []
+    assert os.getpid() not in {r.id.pid for r in processes._family(table, [table[os.getppid()].id])}
+
+
+def test_ids_that_no_job_can_have_are_not_looked_for(tmp_path: Path) -> None:
+    nonce = str(tmp_path)
+    children = [
+        subprocess.Popen(
+            ["/bin/sleep", "600"],
+            env={processes.JOB_VARIABLE: job_id, processes.NONCE_VARIABLE: nonce},
+        )
+        for job_id in ("99999999999999999999", "٣", "-1", "x", "", "7")
+    ]
+    try:
+        wait_until(lambda: 7 in find_all_marked(nonce))
+        assert list(find_all_marked(nonce)) == [7]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
 
 
 def test_a_recycled_pid_is_not_signalled(stranger: subprocess.Popen[bytes]) -> None:

@@ -433,6 +433,103 @@ def test_how_it_ended_is_written_down_where_only_this_server_knows(watch: Watch)
     assert watched.job.error == "The process exited with code 3."
 
 
+def test_a_cancel_that_came_after_the_end_does_not_take_its_place(watch: Watch) -> None:
+    """It was asked for while what the job left behind was being ended; then the server died."""
+    watched = watch()
+    watched.end(code=1, exception={"type": "ValueError", "line": "ValueError: its own"})
+    watched.store.request(watched.job_id, RequestKind.CANCELLING, "Cancel was asked for")
+    watched.adopt().run()
+    assert watched.job.error == "ValueError: its own"
+
+
+def test_a_cancel_that_only_the_run_folder_knows_of_is_carried_through(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the request nor the verdict could be written, and the server was closed."""
+    watched = watch()
+    watched.leader.ask_to_stop = watched.supervisor.detach  # type: ignore[method-assign]
+    watched.supervisor.cancel()
+    watched.look(1)
+    assert (watched.job.requested, watched.job.ending) == (None, None)
+    watched.leader.code = 0
+    watched.paths.exit.write_text(json.dumps({"code": 0, "finished_at": utc_now().isoformat()}))
+    watched.adopt().run()
+    assert watched.job.status is JobStatus.CANCELLED
+
+
+def test_what_ended_before_it_was_asked_to_has_its_own_verdict(watch: Watch) -> None:
+    watched = watch()
+    at = utc_now()
+    watched.leader.ask_to_stop = watched.supervisor.detach  # type: ignore[method-assign]
+    watched.supervisor.cancel()
+    watched.look(1)
+    watched.leader.code = 0
+    watched.paths.exit.write_text(json.dumps({"code": 0, "finished_at": at.isoformat()}))
+    watched.adopt().run()
+    assert watched.job.status is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"asked_at": "2001-01-01T00:00:00Z"}',
+        '{"asked_at": "soon", "ending": {"status": "cancelled"}}',
+    ],
+)
+def test_a_stop_file_that_says_nothing_is_none(watch: Watch, content: str) -> None:
+    watched = watch()
+    watched.paths.stop.write_text(content)
+    watched.end(code=0)
+    watched.adopt().run()
+    assert watched.job.status is JobStatus.COMPLETED
+
+
+def test_the_memory_before_an_end_is_that_of_the_server_that_began_it(watch: Watch) -> None:
+    watched = watch()
+    watched.leader.memory_bytes = 7000
+    watched.leader.ask_to_stop = watched.supervisor.detach  # type: ignore[method-assign]
+    watched.look(*range(1, 11))
+    watched.supervisor.run()  # which finds itself detached, as the thread does
+    watched.leader.memory_bytes = 10  # it has freed most of it since it was asked
+    del watched.leader.ask_to_stop
+    watched.adopt().run()
+    (cleanup,) = watched.store.cleanups(watched.job_id, 10)
+    assert (cleanup.before_bytes, cleanup.peak_bytes) == (7000, 7000)
+
+
+def test_a_job_whose_end_has_begun_is_granted_nothing_more(watch: Watch) -> None:
+    watched = watch()
+    granted: list[bool] = [watched.supervisor.extend()]
+    ask = watched.leader.ask_to_stop
+
+    def asked() -> None:
+        granted.append(watched.supervisor.extend())
+        ask()
+
+    watched.leader.ask_to_stop = asked  # type: ignore[method-assign]
+    watched.look(*range(1, 11))
+    assert watched.job.failure_kind is FailureKind.TIMEOUT
+    assert granted == [True, False]
+
+
+def test_a_run_repeated_by_hand_does_not_carry_the_mark(watch: Watch) -> None:
+    watched = watch()
+    launched: list[LaunchSpec] = []
+
+    def launch(spec: LaunchSpec) -> FakeLeader:
+        launched.append(spec)
+        watched.leader.code = 0
+        return watched.leader
+
+    watched.launch_with(launch).run()
+    variables = json.loads(watched.paths.spec.read_text())["variables"]
+    assert "SIGNALBOX_RUN_DIR" in variables
+    assert not set(launched[0].mark.variables()) & set(variables)
+
+
 def test_of_a_job_that_nobody_watched_no_silence_is_told(watch: Watch) -> None:
     watched = watch()
     watched.end(code=3)

@@ -52,8 +52,8 @@ def gate(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def small_disk(settings: Settings) -> Iterator[Path]:
-    """The data folder is on a disk of 2 MiB of its own."""
-    yield from tiny_disk(settings.data, "size=2m")
+    """The data folder is on a disk of 64 MiB of its own."""
+    yield from tiny_disk(settings.data, "size=64m")
 
 
 def test_a_job_that_fills_the_disk_fails_with_its_reason_and_the_server_goes_on(
@@ -99,6 +99,23 @@ def test_a_job_can_be_cancelled_on_a_full_disk(
     assert service.job(job_id).status is JobStatus.CANCELLED
 
 
+def test_the_queue_waits_for_room_on_the_disk(
+    small_disk: Path, folder: Folder, serve: Serve
+) -> None:
+    """Else one job after the other would be started only to fail."""
+    ids = [folder.queue("print('hello')") for _ in range(3)]
+    (small_disk / "huge").write_bytes(bytes(52 * 2**20))  # room for a server, and little else
+    service = serve()
+    assert [service.job(i).status for i in ids] == [JobStatus.QUEUED] * 3
+    (notice,) = service.notices
+    assert "is full: queued jobs wait" in notice
+    (small_disk / "huge").unlink()
+    service._pool.tick()
+    wait_until_ended(service, *ids)
+    assert {service.job(i).status for i in ids} == {JobStatus.COMPLETED}
+    assert service.notices == ()
+
+
 def submit_until_refused(service: Service) -> None:
     """The database has a little room of its own left when the disk is full."""
     while True:
@@ -107,9 +124,11 @@ def submit_until_refused(service: Service) -> None:
 
 def fill(path: Path) -> None:
     """Write until nothing more goes onto the disk."""
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
+    with path.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
 
 
 def test_a_read_only_data_folder_is_refused_with_one_line(settings: Settings) -> None:
@@ -141,6 +160,30 @@ def test_a_database_that_turns_read_only_stops_no_job_and_no_server(
     refuse.clear()
     wait_until_ended(service, job_id)
     assert service.job(job_id).status is JobStatus.COMPLETED
+
+
+def test_what_was_ended_while_nothing_could_be_written_keeps_its_reason(
+    folder: Folder, serve: Serve
+) -> None:
+    """One job is cancelled, one times out, and the server is closed before the disk is mended."""
+    sleeps = "import time; print('begun', flush=True); time.sleep(600)"
+    stuck, unwanted = folder.queue(sleeps, timeout_seconds=2), folder.queue(sleeps)
+    first = serve(workers=2)
+    for job_id in (stuck, unwanted):
+        folder.wait_for_line(job_id, "begun")
+
+    @event.listens_for(first._store._engine, "checkout")
+    def checked_out(connection: Any, *_: object) -> None:
+        connection.execute("PRAGMA query_only = 1")
+
+    assert first.cancel(unwanted)
+    wait_until(lambda: not folder.processes(unwanted) and not folder.processes(stuck))
+    assert first.close() == 0, "Neither goes on."
+    assert [folder.job(i).status for i in (stuck, unwanted)] == [JobStatus.RUNNING] * 2
+    second = serve()
+    wait_until_ended(second, stuck, unwanted)
+    assert second.job(stuck).failure_kind is FailureKind.TIMEOUT
+    assert second.job(unwanted).status is JobStatus.CANCELLED
 
 
 # The database
