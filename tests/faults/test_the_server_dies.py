@@ -316,7 +316,7 @@ def test_a_copy_of_the_data_folder_lays_hands_on_nobodys_jobs(
     wait_until_ended(other, job_id)
     lost = other.job(job_id)
     assert lost.failure_kind is FailureKind.LOST
-    assert lost.error == "The process is gone and left no word of how it ended."
+    assert lost.error == supervisor_module.ELSEWHERE
     assert folder.processes(job_id) == before
     gate.touch()
     wait_until(lambda: folder.job(job_id).status is JobStatus.COMPLETED)
