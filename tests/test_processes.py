@@ -561,6 +561,17 @@ def test_what_the_server_started_is_no_member_of_the_job_that_started_the_server
     assert os.getpid() not in {r.id.pid for r in processes._family(table, [table[os.getppid()].id])}
 
 
+@pytest.mark.parametrize("size", [2**16 - 200, 2**16, 2**17 - 10])
+def test_a_mark_behind_a_huge_environment_is_found(tmp_path: Path, size: int) -> None:
+    mark = Mark(7, str(tmp_path))
+    environment = {"FIRST": "x" * size, "SECOND": "y" * size, **mark.variables()}
+    with subprocess.Popen(["/bin/sleep", "600"], env=environment) as child:
+        try:
+            wait_until(lambda: [row.id.pid for row in find_marked(mark)] == [child.pid])
+        finally:
+            child.kill()
+
+
 def test_ids_that_no_job_can_have_are_not_looked_for(tmp_path: Path) -> None:
     nonce = str(tmp_path)
     children = [
