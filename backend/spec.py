@@ -3,9 +3,9 @@ that it is to stop and what for."""
 
 import os
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_validator
 
 from backend.models import FailureKind, Job, JobStatus, utc_now
 from backend.paths import RunPaths, open_inside, publish_inside
@@ -63,13 +63,20 @@ class RunSpec(BaseModel):
 
 
 class Ending(BaseModel):
-    """A verdict that a job is being ended for, and how long it had been silent by then."""
+    """A verdict that a live job is being ended for, and how long it had been silent by then."""
 
-    status: JobStatus
+    status: Literal[JobStatus.FAILED, JobStatus.CANCELLED]
     kind: FailureKind | None
     error: str | None = Field(max_length=2000)
     finished_at: str | None
     silent_seconds: float | None = Field(ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        failed = self.status is JobStatus.FAILED
+        if failed != (self.kind is not None) or failed != (self.error is not None):
+            raise ValueError("A failure has a kind and a sentence, and nothing else has.")
+        return self
 
 
 class StopFile(BaseModel):

@@ -477,6 +477,25 @@ def test_what_ended_before_it_was_asked_to_has_its_own_verdict(watch: Watch) -> 
         "{}",
         '{"asked_at": "2001-01-01T00:00:00Z"}',
         '{"asked_at": "soon", "ending": {"status": "cancelled"}}',
+        *(
+            json.dumps(
+                {
+                    "asked_at": "2999-01-01T00:00:00Z",
+                    "ending": {
+                        **{"status": status, "kind": kind, "error": None},
+                        **{"finished_at": None, "silent_seconds": None},
+                    },
+                }
+            )
+            for status, kind in (
+                ("queued", None),
+                ("running", None),
+                ("completed", None),
+                ("failed", None),
+                ("failed", "timeout"),
+                ("cancelled", "timeout"),
+            )
+        ),
     ],
 )
 def test_a_stop_file_that_says_nothing_is_none(watch: Watch, content: str) -> None:
