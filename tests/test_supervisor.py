@@ -482,8 +482,11 @@ def test_what_ended_before_it_was_asked_to_has_its_own_verdict(watch: Watch) -> 
                 {
                     "asked_at": "2999-01-01T00:00:00Z",
                     "ending": {
-                        **{"status": status, "kind": kind, "error": None},
-                        **{"finished_at": None, "silent_seconds": None},
+                        "status": status,
+                        "kind": kind,
+                        "error": None,
+                        "finished_at": None,
+                        "silent_seconds": None,
                     },
                 }
             )
