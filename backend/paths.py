@@ -153,13 +153,22 @@ class DataPaths:
         Raises:
             OSError: it cannot be written.
         """
-        nonce = self.read_nonce() or secrets.token_hex(8)
+        known = self.read_nonce()
+        if known and len(self.nonce.read_text(encoding="ascii").split()) == 2:
+            return known
+        nonce = known or secrets.token_hex(8)
         beside = self.nonce.with_suffix(".tmp")
-        with beside.open("w", encoding="ascii") as file:
-            file.write(f"{nonce} {_identity(beside)}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.nonce)
+        try:
+            with beside.open("w", encoding="ascii") as file:
+                file.write(f"{nonce} {_identity(beside)}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self.nonce)
+        except OSError:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            if known is None:
+                raise
         return nonce
 
     @property

@@ -121,12 +121,13 @@ class Pool:
         """Who supervises this job; None where nobody does."""
         return self._supervisors.get(job_id)
 
-    def cancel(self, job_id: int) -> None:
-        """Pass a request that the database has already on to the job's supervisor."""
+    def cancel(self, job_id: int) -> bool:
+        """Pass a request on to the job's supervisor; False where it has none."""
         with self._lock:  # between its claim and its supervisor a job is nobody's
             supervisor = self._supervisors.get(job_id)
         if supervisor:
             supervisor.cancel()
+        return supervisor is not None
 
     def leases(self) -> Mapping[int, int | None]:
         with self._lock:

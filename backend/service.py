@@ -105,6 +105,7 @@ class Service:
                 "close it first, or set SIGNALBOX_DATA to another folder."
             ) from None
         except OSError as error:
+            self._lock.release()
             raise StartError(
                 f"The data folder {self._paths.folder} cannot be used ({error.strerror}); "
                 "set SIGNALBOX_DATA to a folder that you may write."
@@ -247,7 +248,10 @@ class Service:
         except StoreError as error:
             # The end of a job does not wait for the disk; its verdict is written once that is back.
             logger.warning("Job %s is cancelled without a note of it. %s", job_id, error)
-        self._pool.cancel(job_id)
+            if not self._pool.cancel(job_id):
+                raise  # nobody supervises it at this moment: nobody would know
+        else:
+            self._pool.cancel(job_id)
         return self._job(job_id).status is JobStatus.RUNNING
 
     def extend(self, job_id: int) -> bool:

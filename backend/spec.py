@@ -1,8 +1,8 @@
 """What the server writes into a run folder: spec.json, what a run was started as, and stop.json,
 that it is to stop and what for."""
 
-import os
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_validator
@@ -11,6 +11,11 @@ from backend.models import FailureKind, Job, JobStatus, utc_now
 from backend.paths import RunPaths, open_inside, publish_inside
 
 _MAX_BYTES: Final = 2**20
+
+
+def _read(path: Path) -> bytes:
+    with open(path, "rb", opener=lambda _, flags: open_inside(path, flags)) as file:
+        return file.read(_MAX_BYTES)
 
 
 class RunSpec(BaseModel):
@@ -39,8 +44,7 @@ class RunSpec(BaseModel):
     def read(cls, paths: RunPaths) -> "RunSpec | None":
         """None where there is none, or it makes no sense."""
         try:
-            with os.fdopen(open_inside(paths.spec, os.O_RDONLY), "rb") as file:
-                return cls.model_validate_json(file.read(_MAX_BYTES))
+            return cls.model_validate_json(_read(paths.spec))
         except (OSError, ValidationError):
             return None
 
@@ -93,7 +97,6 @@ class StopFile(BaseModel):
     def read(cls, paths: RunPaths) -> "StopFile | None":
         """None where there is none, or it makes no sense."""
         try:
-            with os.fdopen(open_inside(paths.stop, os.O_RDONLY), "rb") as file:
-                return cls.model_validate_json(file.read(_MAX_BYTES))
+            return cls.model_validate_json(_read(paths.stop))
         except (OSError, ValidationError):
             return None

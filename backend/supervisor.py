@@ -121,6 +121,7 @@ class Supervisor:
         self._memory_saved = (clock(), self._meter.peak_bytes)
         self._has_looked = leader is None
         self._end_has_begun = False
+        self._begun_before = False
         self._silent_at_end: float | None = None
         self._pids: set[int] = set()
         self._host_left_bytes = 0
@@ -187,6 +188,10 @@ class Supervisor:
             except CouldNotStartError as error:
                 self._finish(diagnosis.failed(FailureKind.COULD_NOT_START, str(error)))
                 return
+        if self._leader.id.pid == 0 and self._runs_elsewhere():
+            self._leader = None  # there is nothing of it to end or to measure here
+            self._finish(diagnosis.failed(FailureKind.LOST, ELSEWHERE))
+            return
         try:
             if ending := self._job.ending or self._ending_in_folder():
                 self._carry_through(self._leader, ending)
@@ -298,11 +303,12 @@ class Supervisor:
         if self._end(leader, self._settings.cancel_grace_seconds, verdict):
             self._finish(verdict)
 
+    def _runs_elsewhere(self) -> bool:
+        """Whether the process that was written down lives, though it is not this folder's."""
+        return is_alive(ProcessId(self._job.pid or 0, self._job.process_start or ""))
+
     def _how_lost(self, leader: Leader) -> Verdict:
         """What to say of a job that is gone without a word."""
-        written = ProcessId(self._job.pid or 0, self._job.process_start or "")
-        if is_alive(written):
-            return diagnosis.failed(FailureKind.LOST, ELSEWHERE)
         if not is_of_this_boot(leader.id):
             return diagnosis.failed(FailureKind.LOST, RESTARTED)
         return diagnosis.failed(FailureKind.LOST, diagnosis.NO_WORD)
@@ -349,6 +355,7 @@ class Supervisor:
     def _carry_through(self, leader: Leader, ending: Mapping[str, Any]) -> None:
         """Go on with an end that an earlier server had begun."""
         logger.info("Job %s: its end had begun and is carried through", self.job_id)
+        self._begun_before = self._meter.used_bytes is not None
         verdict = Verdict(
             JobStatus(ending["status"]),
             FailureKind(ending["kind"]) if ending["kind"] else None,
@@ -360,19 +367,20 @@ class Supervisor:
             record = diagnosis.read_exit(self._paths.exit)
             verdict = replace(verdict, finished_at=record.finished_at if record else None)
         self._stacks_taken = verdict.kind is FailureKind.TIMEOUT  # by the server that began
-        if self._end(leader, self._settings.stall_grace_seconds, verdict):
+        timed_out = verdict.kind is FailureKind.TIMEOUT
+        settings = self._settings
+        grace = settings.stall_grace_seconds if timed_out else settings.cancel_grace_seconds
+        if self._end(leader, grace, verdict):
             self._finish(verdict)
 
     def _end(self, leader: Leader, grace_seconds: float, verdict: Verdict) -> bool:
         """End every process of the job; False where this server closes before that is done, and
         the next one finds the job and goes on from here."""
-        begun_before = self._job.ending is not None and self._meter.used_bytes is not None
         self._end_has_begun = True
         if leader.alive():
-            if not begun_before:  # that server read it just before the end, and we would be late
+            if not self._begun_before:  # that server read it just in time, and we would be late
                 self._read_memory(leader, afresh=True)
-            ending = Ending.model_validate(self._as_ending(verdict))
-            _try_publish(self._paths, StopFile(asked_at=utc_now(), ending=ending))
+            _try_publish(self._paths, self._as_ending(verdict))
         ended = end_tree(leader, grace_seconds, self._detach)
         while ended is not None and leader.know(_left_behind(self._paths)):
             ended = end_tree(leader, grace_seconds, self._detach)
@@ -574,8 +582,8 @@ def _instant(text: str | None, earliest: datetime) -> datetime | None:
     return instant if earliest <= instant <= utc_now() else None
 
 
-def _try_publish(paths: RunPaths, stop: StopFile) -> None:
+def _try_publish(paths: RunPaths, ending: Mapping[str, Any]) -> None:
     try:
-        stop.publish(paths)
-    except OSError as error:
+        StopFile(asked_at=utc_now(), ending=Ending.model_validate(ending)).publish(paths)
+    except (OSError, ValueError) as error:
         logger.warning("%s cannot be written: %s", paths.stop, error)

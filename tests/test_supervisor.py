@@ -18,6 +18,7 @@ from backend.models import FailureKind, Job, JobStatus, RequestKind, utc_now
 from backend.paths import RunPaths
 from backend.processes import CouldNotStartError, Ended, LaunchSpec, ProcessId, ProcessRow
 from backend.settings import Settings
+from backend.spec import StopFile
 from backend.store import Store, StoreError
 from backend.supervisor import Supervisor, Surroundings
 from tests.waiting import wait_until
@@ -520,6 +521,53 @@ def test_the_memory_before_an_end_is_that_of_the_server_that_began_it(watch: Wat
     watched.adopt().run()
     (cleanup,) = watched.store.cleanups(watched.job_id, 10)
     assert (cleanup.before_bytes, cleanup.peak_bytes) == (7000, 7000)
+
+
+def test_a_cancel_that_is_carried_through_has_the_grace_and_the_figures_of_a_cancel(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch()
+    watched.leader.memory_bytes = 7000
+    watched.leader.ask_to_stop = watched.supervisor.detach  # type: ignore[method-assign]
+    watched.supervisor.cancel()
+    watched.supervisor.run()
+    watched.look(1)
+    watched.supervisor.run()
+    watched.leader.memory_bytes = 10
+    del watched.leader.ask_to_stop
+    graces: list[float] = []
+
+    def end_tree(leader: FakeLeader, grace: float, *_: object) -> Ended:
+        graces.append(grace)
+        leader.code = -15
+        return Ended((), 0)
+
+    monkeypatch.setattr(supervisor_module, "end_tree", end_tree)
+    watched.adopt().run()
+    assert graces == [watched.settings.cancel_grace_seconds]
+    (cleanup,) = watched.store.cleanups(watched.job_id, 10)
+    assert (watched.job.status, cleanup.before_bytes) == (JobStatus.CANCELLED, 7000)
+
+
+def test_an_end_that_no_stop_file_can_tell_of_is_carried_through_all_the_same(
+    watch: Watch,
+) -> None:
+    """The leader left no exit.json and its pid was not written down: an orphan is taken for it."""
+    watched = watch()
+    ending = {"status": "completed", "kind": None, "error": None, "finished_at": None}
+    watched.store.update_running(watched.job_id, ending={**ending, "silent_seconds": None})
+    watched.adopt().run()
+    assert watched.job.status is JobStatus.COMPLETED
+    assert watched.leader.asked == 1
+
+
+def test_a_stop_file_that_is_a_folder_leaves_nothing_open(watch: Watch) -> None:
+    watched = watch()
+    watched.paths.stop.mkdir()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        assert StopFile.read(watched.paths) is None
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_job_whose_end_has_begun_is_granted_nothing_more(watch: Watch) -> None:

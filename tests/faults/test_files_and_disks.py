@@ -18,7 +18,7 @@ from backend.settings import Settings
 from backend.store import StoreError
 from backend.submission import Submission
 from backend.views import JobFilter
-from tests.faults.conftest import Folder, Serve, tiny_disk
+from tests.faults.conftest import Folder, Serve, Start, tiny_disk
 from tests.waiting import wait_until, wait_until_ended
 
 WAITS = """
@@ -96,6 +96,25 @@ def test_a_job_can_be_cancelled_on_a_full_disk(
     wait_until(lambda: not folder.processes(job_id))
     (small_disk / "huge").unlink()
     wait_until_ended(service, job_id)
+    assert service.job(job_id).status is JobStatus.CANCELLED
+
+
+def test_a_server_that_died_on_a_full_disk_can_be_started_again(
+    small_disk: Path, folder: Folder, start: Start, serve: Serve, gate: Path
+) -> None:
+    job_id = folder.queue(WAITS, gate)
+    server = start()
+    folder.wait_for_line(job_id, "begun")
+    wait_until(lambda: folder.job(job_id).pid)
+    with folder.store():  # keeps the database's log in place, as a killed server leaves it
+        server.kill()
+        fill(small_disk / "huge")
+        service = serve()
+        assert service.job(job_id).pid in folder.processes(job_id)
+        assert service.cancel(job_id)
+        wait_until(lambda: not folder.processes(job_id))
+        (small_disk / "huge").unlink()
+        wait_until_ended(service, job_id)
     assert service.job(job_id).status is JobStatus.CANCELLED
 
 
