@@ -88,10 +88,7 @@ class Pool:
         )
         self.recover(running)
         self._sweep()
-        try:
-            self.dispatch()
-        except StoreError as error:  # a disk that is full stops no server
-            logger.warning("The queue waits. %s", error)
+        self.dispatch()
         self._housekeeper.start()
 
     def close(self) -> int:
@@ -134,38 +131,48 @@ class Pool:
             return self._leases.holders()
 
     def dispatch(self) -> None:
-        """Start as many queued jobs as there are free threads and devices."""
+        """Start as many queued jobs as there are free threads and devices.
+
+        Where the database cannot be used the queue waits, and housekeeping tries again.
+        """
         if self._executor is None:
             return
         # On a full disk one job after the other would start only to fail.
         self.waits_for_room = self._free_bytes() < ROOM_BYTES
         if self.waits_for_room:
             return
-        with self._lock:
-            while not self._closing.is_set() and len(self._supervisors) < self._workers:
-                job = self._around.store.next_queued()
-                if job is None:
-                    return
-                assert job.id is not None
-                devices = self._leases.take(job.id, job.gpus)
-                if devices is None and job.gpus <= len(self._leases.holders()):
-                    return
-                devices = devices or ()  # more than there are: it cannot start, and will be told
-                claimed = False
-                try:
-                    claimed = self._around.store.change(
-                        job.id,
-                        JobStatus.QUEUED,
-                        JobStatus.RUNNING,
-                        "Started",
-                        started_at=utc_now(),
-                        devices=list(devices),
-                    )
-                finally:
-                    if not claimed:  # cancelled in this instant, or the database cannot be written
-                        self._leases.give_back(job.id)
-                if claimed:
-                    self._supervise(Supervisor(job, self._paths.run(job.id), devices, self._around))
+        try:
+            with self._lock:
+                self._start_queued()
+        except StoreError as error:
+            logger.warning("The queue waits, and will be tried again. %s", error)
+
+    def _start_queued(self) -> None:
+        """Under the lock."""
+        while not self._closing.is_set() and len(self._supervisors) < self._workers:
+            job = self._around.store.next_queued()
+            if job is None:
+                return
+            assert job.id is not None
+            devices = self._leases.take(job.id, job.gpus)
+            if devices is None and job.gpus <= len(self._leases.holders()):
+                return
+            devices = devices or ()  # more than there are: it cannot start, and will be told
+            claimed = False
+            try:
+                claimed = self._around.store.change(
+                    job.id,
+                    JobStatus.QUEUED,
+                    JobStatus.RUNNING,
+                    "Started",
+                    started_at=utc_now(),
+                    devices=list(devices),
+                )
+            finally:
+                if not claimed:  # cancelled in this instant, or the database cannot be written
+                    self._leases.give_back(job.id)
+            if claimed:
+                self._supervise(Supervisor(job, self._paths.run(job.id), devices, self._around))
 
     def _free_bytes(self) -> float:
         """On the disk of the data folder."""
@@ -200,7 +207,7 @@ class Pool:
             found, told = "is gone", None
         logger.info("Job %s was running: %s", job_id, found)
         if told:
-            self._try_to_note(job_id, told)
+            self._around.store.try_to_note(job_id, told)
         devices = self._leases.take_these(job_id, job.devices)
         self._supervise(Supervisor(job, paths, devices, self._around, leader=leader))
 
@@ -220,7 +227,9 @@ class Pool:
                     continue
                 pids = ", ".join(str(row.id.pid) for row in left)
                 logger.warning("Job %s has ended, but pid %s lives on: killed", job_id, pids)
-                self._try_to_note(job_id, f"Found alive after the job's end, and killed: {pids}")
+                self._around.store.try_to_note(
+                    job_id, f"Found alive after the job's end, and killed: {pids}"
+                )
                 devices = self._leases.take_these(job_id, job.devices)
                 leader = adopt(left[0].id, Mark(job_id, self._around.nonce))
                 lingering = Supervisor(
@@ -228,12 +237,6 @@ class Pool:
                 )
                 self._lingering[job_id] = lingering
             lingering.cleared()
-
-    def _try_to_note(self, job_id: int, message: str) -> None:
-        try:
-            self._around.store.note(job_id, message)
-        except StoreError as error:
-            logger.warning("Job %s: %r not noted. %s", job_id, message, error)
 
     def _supervise(self, supervisor: Supervisor) -> None:
         """Under the lock."""
@@ -256,10 +259,7 @@ class Pool:
                 self._lingering[supervisor.job_id] = supervisor
             elif not failed:
                 self._leases.give_back(supervisor.job_id)
-        try:
-            self.dispatch()
-        except StoreError as error:
-            logger.warning("The queue waits, and will be tried again. %s", error)
+        self.dispatch()
 
     def _keep_house(self) -> None:
         while not self._closing.wait(HOUSEKEEPING_SECONDS):

@@ -185,10 +185,7 @@ class Service:
                 parent_id=parent_id,
             )
         )
-        try:
-            self._pool.dispatch()
-        except StoreError as error:  # it is queued; housekeeping tries again
-            logger.warning("The queue waits. %s", error)
+        self._pool.dispatch()
         return job_id
 
     def submission_like(self, job_id: int) -> Submission:
@@ -242,16 +239,16 @@ class Service:
             job = self._job(job_id)  # it was claimed, or resumed, in this instant
         if job.status is not JobStatus.RUNNING:
             return False
+        unwritten: StoreError | None = None
         try:
             if job.requested is not RequestKind.CANCELLING:
                 self._store.request(job_id, RequestKind.CANCELLING, "Cancel was asked for")
         except StoreError as error:
             # The end of a job does not wait for the disk; its verdict is written once that is back.
             logger.warning("Job %s is cancelled without a note of it. %s", job_id, error)
-            if not self._pool.cancel(job_id):
-                raise  # nobody supervises it at this moment: nobody would know
-        else:
-            self._pool.cancel(job_id)
+            unwritten = error
+        if not self._pool.cancel(job_id) and unwritten:
+            raise unwritten  # nobody supervises it at this moment: nobody would know
         return self._job(job_id).status is JobStatus.RUNNING
 
     def extend(self, job_id: int) -> bool:
@@ -265,10 +262,7 @@ class Service:
         supervisor = self._pool.supervisor(job_id)
         if supervisor is None or job.status is not JobStatus.RUNNING or not supervisor.extend():
             return False
-        try:
-            self._store.note(job_id, "Another full timeout was granted")
-        except StoreError as error:
-            logger.warning("Job %s: an extension is not noted. %s", job_id, error)
+        self._store.try_to_note(job_id, "Another full timeout was granted")
         return True
 
     # Looking at jobs

@@ -1,5 +1,6 @@
 """Every query and every change of state, on SQLite."""
 
+import logging
 import sqlite3
 import threading
 from collections import deque
@@ -26,6 +27,8 @@ from backend.models import (
     utc_now,
 )
 from backend.schema import BUSY_SECONDS, prepare
+
+logger = logging.getLogger(__name__)
 
 KEPT_CONNECTIONS: Final = 16
 MAX_CONNECTIONS: Final = 128
@@ -294,6 +297,13 @@ class Store:
         """Add a line to a job's timeline."""
         with self._write() as session:
             session.add(Event(job_id=job_id, message=message))
+
+    def try_to_note(self, job_id: int, message: str) -> None:
+        """`note`, where what follows is worth more than the line: one that is lost is logged."""
+        try:
+            self.note(job_id, message)
+        except StoreError as error:
+            logger.warning("Job %s: %r not noted. %s", job_id, message, error)
 
     def timeline(self, job_id: int) -> Sequence[Event]:
         with self._read() as session:

@@ -179,6 +179,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Supervise the job to its verdict, or until `detach`."""
+        ending: Mapping[str, Any] | None = None
         if self._leader is None:
             if self._cancel.is_set():
                 self._finish(diagnosis.CANCELLED)
@@ -188,12 +189,14 @@ class Supervisor:
             except CouldNotStartError as error:
                 self._finish(diagnosis.failed(FailureKind.COULD_NOT_START, str(error)))
                 return
-        if self._leader.id.pid == 0 and self._runs_elsewhere():
+        elif self._leader.id.pid == 0 and self._runs_elsewhere():
             self._leader = None  # there is nothing of it to end or to measure here
             self._finish(diagnosis.failed(FailureKind.LOST, ELSEWHERE))
             return
+        else:
+            ending = self._job.ending or self._ending_in_folder()
         try:
-            if ending := self._job.ending or self._ending_in_folder():
+            if ending:
                 self._carry_through(self._leader, ending)
                 return
             while not self._detach.is_set() and not self.tick(self._clock()):
@@ -389,20 +392,17 @@ class Supervisor:
         self.survivors = tuple(row.id for row in ended.survivors)
         self._host_left_bytes = sum(row.memory_bytes for row in ended.survivors)
         if ended.killed:
-            self._note(
+            self._store.try_to_note(
+                self.job_id,
                 f"{ended.killed} process(es) did not stop within {duration(grace_seconds)} "
-                "and were killed"
+                "and were killed",
             )
         if ended.survivors:
             pids = ", ".join(str(row.id.pid) for row in ended.survivors)
-            self._note(f"Could not be ended, not even by SIGKILL: pid {pids}")
+            self._store.try_to_note(
+                self.job_id, f"Could not be ended, not even by SIGKILL: pid {pids}"
+            )
         return True
-
-    def _note(self, message: str) -> None:
-        try:
-            self._store.note(self.job_id, message)
-        except StoreError:  # the verdict, which follows, is worth waiting for; this is not
-            logger.exception("Job %s: cannot note %r", self.job_id, message)
 
     def _save(self, **facts: Any) -> None:
         """Write down what a later server should know; a job goes on if that cannot be done."""

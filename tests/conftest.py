@@ -11,7 +11,7 @@ from backend import runtime
 from backend.service import Service
 from backend.settings import Settings
 from backend.submission import Submission
-from tests.waiting import live_jobs, wait_until_ended
+from tests.waiting import cancel_and_close
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -35,11 +35,9 @@ def service(settings: Settings) -> Iterator[Service]:
     service.start()
     runtime.use(service)
     yield service
-    for job_id in live_jobs(service):
-        service.cancel(job_id)
-    wait_until_ended(service, *live_jobs(service))
+    closed = cancel_and_close(service)
     runtime.use(None)
-    assert service.close() == 0
+    assert closed == 0
 
 
 @pytest.fixture

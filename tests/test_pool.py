@@ -28,7 +28,7 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.submission import Submission
 from backend.supervisor import Supervisor
-from tests.waiting import live_jobs, wait_until, wait_until_ended
+from tests.waiting import cancel_and_close, wait_until, wait_until_ended
 
 Script = Callable[..., Submission]
 Serve = Callable[[Settings], Service]
@@ -96,10 +96,7 @@ def serve(gate: Path, reaped: list[int]) -> Iterator[Serve]:
     yield serve
     for service in services:
         if not service._pool._closing.is_set():
-            for job_id in live_jobs(service):
-                service.cancel(job_id)
-            wait_until_ended(service, *live_jobs(service))
-            service.close()
+            cancel_and_close(service)
 
 
 def _started(service: Service, submission: Submission) -> int:

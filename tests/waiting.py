@@ -37,6 +37,14 @@ def wait_until_ended(service: Service, *job_ids: int, deadline_seconds: float = 
     )
 
 
+def cancel_and_close(service: Service) -> int:
+    """End what still runs, and close; returns how many jobs go on in spite of that."""
+    for job_id in live_jobs(service):
+        service.cancel(job_id)
+    wait_until_ended(service, *live_jobs(service))
+    return service.close()
+
+
 def live_jobs(service: Service) -> list[int]:
     """The jobs that have not ended."""
     live = frozenset(status for status in JobStatus if not status.ended)

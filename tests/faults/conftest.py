@@ -17,7 +17,7 @@ from backend.settings import Settings
 from backend.store import Store
 from tests.faults.server import ServerProcess
 from tests.server import queue_job
-from tests.waiting import live_jobs, wait_until, wait_until_ended
+from tests.waiting import cancel_and_close, wait_until
 
 Serve = Callable[..., Service]
 Start = Callable[..., ServerProcess]
@@ -137,10 +137,7 @@ def serve(folder: Folder) -> Iterator[Serve]:
     yield serve
     for service in services:
         if not service._pool._closing.is_set():
-            for job_id in live_jobs(service):
-                service.cancel(job_id)
-            wait_until_ended(service, *live_jobs(service))
-            service.close()
+            cancel_and_close(service)
 
 
 def lives(pid: int) -> bool:
