@@ -1,23 +1,30 @@
 """The server: starts the backend before the first visit, and closes it after the last.
 
+One process and one port for the pages, the HTTP API and its WebSockets, behind one door.
+
 python -m streamlit run app.py
 """
 
 import logging
+import os
+import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+import psutil
 import streamlit as st
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend import runtime
+from backend.api import make_api
+from backend.door import API, Door, is_local_address
 from backend.service import Service, StartError
 from backend.settings import SettingsError, read_settings
 from pages.parts import plotly_script
@@ -29,11 +36,20 @@ try:
     settings = read_settings()
 except SettingsError as error:
     sys.exit(f"Signalbox cannot start. {error}")
+address = st.get_option("server.address")
+token = settings.token.get_secret_value() if settings.token else None
+if not token and not is_local_address(address):
+    sys.exit(
+        f"Signalbox cannot start. It would listen on {address or 'every address'}, where others "
+        "can reach it and run programs as you: set SIGNALBOX_TOKEN, or listen on 127.0.0.1."
+    )
+api = make_api()
 
 
 @asynccontextmanager
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     """Start the one Service of this process; close it when the server stops."""
+    send_at_once()
     service = Service(settings)
     try:
         service.start()
@@ -45,8 +61,22 @@ async def lifespan(_: st.App) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        await api.state.hub.close()
         runtime.use(None)
         print(_farewell(service.close()), flush=True)
+
+
+def send_at_once() -> None:
+    """Switch Nagle's algorithm off for all connections, which take it from their listener.
+
+    asyncio does so for sockets that name their protocol, and Streamlit's does not: each answer,
+    a head and a body, would wait 40 ms for the client to acknowledge the head.
+    """
+    with suppress(psutil.Error, OSError):  # slower is no reason not to start
+        for found in psutil.Process().net_connections("tcp"):
+            if found.status == psutil.CONN_LISTEN and found.fd >= 0:
+                with socket.socket(fileno=os.dup(found.fd)) as listener:
+                    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _farewell(running: int) -> str:
@@ -84,6 +114,18 @@ async def plotly(_: Request) -> FileResponse:
     )
 
 
+class ApiFirst:
+    """Gives the API its own addresses; all others are Streamlit's."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        mine = scope["type"] != "lifespan" and (path.startswith(API) or path == "/health")
+        await (api if mine else self._app)(scope, receive, send)
+
+
 app = st.App(
     "pages/navigation.py",
     lifespan=lifespan,
@@ -91,7 +133,11 @@ app = st.App(
     middleware=[
         # Streamlit asks for a known host on its WebSocket only. [streamlit: server.allowedHosts]
         Middleware(
-            TrustedHostMiddleware, allowed_hosts=st.get_option("server.allowedHosts") or ["*"]
-        )
+            Door,
+            token=token,
+            hosts=[*st.get_option("server.allowedHosts"), address or ""],
+            origins=st.get_option("server.corsAllowedOrigins"),
+        ),
+        Middleware(ApiFirst),
     ],
 )

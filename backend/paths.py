@@ -1,9 +1,10 @@
 """The file names of the data folder and of a run folder, and how files in there are opened."""
 
 import contextlib
+import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,14 +51,67 @@ def publish_inside(path: Path, text: str) -> None:
             raise
 
 
+def open_below(folder: Path, name: str, flags: int) -> int:
+    """Open a file anywhere in a run folder by its relative name ("checkpoints/step-1/model.pt");
+    return its descriptor. As careful as `open_inside` is, at every folder of the name.
+
+    Raises:
+        OSError: as `open_inside` does, or the name could lead out of the folder.
+    """
+    *folders, last = _parts(name)
+    with _opened(folder, folders) as parent:
+        path = folder / name
+        if parent is None and path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+        return os.open(path if parent is None else last, flags | _CAREFULLY, 0o666, dir_fd=parent)
+
+
+def scan_below(folder: Path, name: str = "") -> Generator[os.DirEntry[str], None, None]:
+    """What is in a folder of a run folder, by its relative name; in the run folder itself if that
+    is empty. An entry can be asked for its status until the next one is taken.
+
+    Raises:
+        OSError: as `open_below` does.
+    """
+    with (
+        _opened(folder, _parts(name) if name else ()) as descriptor,
+        os.scandir(folder / name if descriptor is None else descriptor) as entries,
+    ):
+        yield from entries
+
+
+def _parts(name: str) -> list[str]:
+    """The folders of a relative name and its last part."""
+    parts = name.split("/")
+    wrong = not {"", ".", ".."}.isdisjoint(parts) or "\0" in name
+    if os.sep != "/":
+        wrong = wrong or os.sep in name or ":" in name  # a drive, or a second stream of a file
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        wrong = True
+    if wrong:
+        raise OSError(errno.EINVAL, "no name of a file in this folder", name)
+    return parts
+
+
 @contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int | None]:
-    """The folder's descriptor; None where the system opens no files by one."""
+def _opened(folder: Path, below: Sequence[str] = ()) -> Iterator[int | None]:
+    """The descriptor of a folder, or of one below it, the names of the folders on the way being
+    given; None where the system opens no files by one."""
     if os.open not in os.supports_dir_fd:
+        for number in range(1, len(below) + 1):
+            path = folder.joinpath(*below[:number])
+            if path.is_symlink():
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
         yield None
         return
-    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CAREFULLY)
+    flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CAREFULLY
+    descriptor = os.open(folder, flags)
     try:
+        for name in below:
+            parent, descriptor = descriptor, os.open(name, flags, dir_fd=descriptor)
+            os.close(parent)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -135,6 +135,13 @@ class ScriptParams(Params):
             raise ValueError(f"There is no file at {str(path)!r}.")
         return path
 
+    @field_validator("args")
+    @classmethod
+    def _arguments(cls, args: list[str]) -> list[str]:
+        if any("\0" in arg for arg in args):
+            raise ValueError("An argument holds a NUL byte, which no program can be given.")
+        return args
+
     @field_validator("python")
     @classmethod
     def _an_interpreter(cls, path: Path | None) -> Path | None:

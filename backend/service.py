@@ -9,7 +9,7 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -19,8 +19,12 @@ from typing import Final
 import psutil
 from filelock import FileLock, Timeout
 
-from backend import diagnosis, log
+from backend import analytics, archive, diagnosis, log
+from backend.analytics import Compared, Comparison, JobAnalytics
+from backend.archive import Checkpoint
 from backend.gpu import MemorySource, empty_cache, find_source
+from backend.log import LogSlice
+from backend.mask import Mask
 from backend.models import (
     Cleanup,
     Event,
@@ -31,15 +35,24 @@ from backend.models import (
     RequestKind,
     utc_now,
 )
-from backend.paths import DataPaths
+from backend.paths import DataPaths, RunPaths
 from backend.pool import Pool
 from backend.processes import find_all_marked
-from backend.progress import Point, ProgressReader, Reading, read_points
+from backend.progress import (
+    History,
+    Point,
+    ProgressReader,
+    Reading,
+    read_figures,
+    read_history,
+    read_points,
+    thin,
+)
 from backend.recipes import command_for
 from backend.schema import SchemaError, set_aside_if_damaged
 from backend.settings import Settings
 from backend.spec import RunSpec
-from backend.store import Store, StoreError
+from backend.store import Store, StoreError, Summary
 from backend.submission import (
     InvalidSubmissionError,
     Problem,
@@ -49,7 +62,7 @@ from backend.submission import (
     default_name,
     submission_of,
 )
-from backend.supervisor import Surroundings
+from backend.supervisor import Supervisor, Surroundings
 from backend.views import (
     DeviceView,
     FailureCount,
@@ -58,16 +71,28 @@ from backend.views import (
     JobPage,
     JobView,
     Machine,
+    QueueView,
     RunFile,
 )
 
 logger = logging.getLogger(__name__)
 
 MAX_FILES: Final = 500
+MAX_QUEUED: Final = 1000
 
 
 class UnknownJobError(LookupError):
     """There is no job with this id."""
+
+
+class QueueFullError(Exception):
+    """So many jobs wait already that another would only be forgotten; the message is a sentence."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"The queue is full: {MAX_QUEUED:,} jobs wait. Try again when some have started, or "
+            "cancel those that are not needed."
+        )
 
 
 class StartError(Exception):
@@ -164,11 +189,14 @@ class Service:
 
         Raises:
             InvalidSubmissionError: something is wrong with it; nothing was queued.
+            QueueFullError: 1,000 jobs wait already; nothing was queued.
             StoreError: the database cannot be written; nothing was queued.
         """
         params, problems = check(submission, self.gpu_count)
         if problems or params is None:
             raise InvalidSubmissionError(problems)
+        if self._store.counts()[JobStatus.QUEUED] >= MAX_QUEUED:
+            raise QueueFullError
         minutes = submission.timeout_minutes
         gpus = submission.gpus
         job_id = self._store.add(
@@ -207,6 +235,11 @@ class Service:
             InvalidSubmissionError: it could not be submitted any more (its script is gone, say).
         """
         return self.submit(submission_of(self._job(job_id)), parent_id=job_id)
+
+    def live_retry(self, job_id: int) -> JobView | None:
+        """The newest retry of a job that has not ended yet."""
+        job = self._store.live_child(job_id)
+        return self._view(job, {}) if job else None
 
     def keep_upload(self, name: str, content: bytes) -> str:
         """Keep an uploaded file; return its absolute path. The same file is kept once."""
@@ -267,11 +300,19 @@ class Service:
 
     # Looking at jobs
 
-    def job(self, job_id: int) -> JobView:
-        """Raises UnknownJobError."""
+    def job(self, job_id: int, *, look: bool = False) -> JobView:
+        """What is known of a job now. Raises UnknownJobError.
+
+        Args:
+            look: read its progress now, not when its supervisor's next look is due.
+        """
+        # First: a job that ends in between is then shown as it was, and not without its figures.
+        supervisor = self._pool.supervisor(job_id)
+        if supervisor and look:
+            supervisor.look()
         job = self._job(job_id)
         positions = self._store.queue_positions() if job.status is JobStatus.QUEUED else {}
-        view = self._view(job, positions)
+        view = self._view(job, positions, supervisor)
         if job.status.ended and job.started_at is not None:
             reader = ProgressReader(self._paths.run(job_id).progress)
             reader.look()
@@ -289,6 +330,11 @@ class Service:
         """How many jobs are in each state; every state is there."""
         return self._store.counts()
 
+    def queue(self) -> QueueView:
+        """Which jobs run, and which wait, in the order in which they will be started."""
+        running = sorted(job.id for job in self._store.running() if job.id is not None)
+        return QueueView(running, list(self._store.queue_positions()))
+
     def history(self, job_id: int) -> Sequence[Point]:
         """The curve: at most 2,000 points, oldest first. Raises UnknownJobError."""
         self._job(job_id)
@@ -302,21 +348,80 @@ class Service:
             points = points or read_points(paths.metrics) or read_points(paths.seen)
         return points
 
+    def metrics(self, job_id: int, since_step: int | None, most: int) -> History:
+        """The whole curve, or what came after a step, thinned to at most `most` points.
+
+        Raises UnknownJobError.
+        """
+        self._job(job_id)
+        paths = self._paths.run(job_id)
+        source = paths.metrics if paths.metrics.exists() else paths.seen
+        found = read_history(source, since_step=since_step, most=most)
+        if found.total or source == paths.metrics:
+            return found
+        after = -1 if since_step is None else since_step
+        points = [point for point in self.history(job_id) if point.step > after]
+        return History(thin(points, most), len(points))
+
     def log_tail(self, job_id: int, lines: int = 200) -> str:
-        """The end of the log as a terminal would show it: bars collapsed, no escape codes."""
-        return log.tail(self._paths.run(job_id).log, lines)
+        """The end of the log as a terminal would show it: bars collapsed, no escape codes.
+
+        Raises UnknownJobError, as all that reads a log does: whose values are to be hidden is in
+        the job's row.
+        """
+        paths, mask = self._kept(job_id)
+        return log.tail(paths.log, lines, mask)
 
     def log_bytes(self, job_id: int, limit: int = 64 * 2**20) -> bytes:
         """The log as it was written, its last `limit` bytes."""
-        return log.read_tail(self._paths.run(job_id).log, limit)
+        paths, mask = self._kept(job_id)
+        return log.read_tail(paths.log, limit, mask)
+
+    def logs(self, job_id: int, offset: int, limit: int) -> LogSlice:
+        """At most `limit` bytes of the log from a byte on. Raises UnknownJobError."""
+        job = self._job(job_id)
+        grows = job.status is JobStatus.RUNNING
+        return log.read_slice(
+            self._paths.run(job_id).log, offset, limit, Mask(job.env.values()), grows=grows
+        )
+
+    def log_archive(self, job_id: int) -> Iterator[bytes]:
+        """A zip of the log, progress, metrics and spec, as its chunks. Raises UnknownJobError."""
+        paths, mask = self._kept(job_id)
+        return archive.stream(paths, archive.log_names(paths), f"job-{job_id}", mask, compress=True)
+
+    def checkpoints(self, job_id: int) -> Sequence[Checkpoint]:
+        """What the job has saved, oldest first. Raises UnknownJobError."""
+        self._job(job_id)
+        return archive.checkpoints(self._paths.run(job_id))
+
+    def model_archive(self, job_id: int, checkpoint: str | None = None) -> Iterator[bytes]:
+        """A zip of one checkpoint, or of all that the job left, as its chunks.
+
+        Raises:
+            UnknownJobError: there is no such job.
+            UnknownCheckpointError: there is no such checkpoint, or nothing was saved at all.
+        """
+        self._job(job_id)
+        paths = self._paths.run(job_id)
+        names = archive.model_names(paths, checkpoint)
+        if not names:
+            raise archive.UnknownCheckpointError(f"Job {job_id} has saved nothing yet.")
+        return archive.stream(paths, names, f"job-{job_id}", None, compress=False)
 
     def stacks(self, job_id: int) -> str:
         """The stacks taken of a stuck job, or an empty text."""
-        return log.tail(self._paths.run(job_id).stacks, 2000)
+        paths, mask = self._kept(job_id)
+        return log.tail(paths.stacks, 2000, mask)
 
     def timeline(self, job_id: int) -> Sequence[Event]:
         """What happened to a job, oldest first."""
-        return self._store.timeline(job_id) if _is_id(job_id) else []
+        events = self._store.timeline(job_id) if _is_id(job_id) else []
+        if events:
+            mask = Mask(self._job(job_id).env.values())
+            for event in events:
+                event.message = mask.text(event.message)
+        return events
 
     def files(self, job_id: int) -> Sequence[RunFile]:
         """What is in the run folder, by name, at most 500 of it; links are left out."""
@@ -353,6 +458,25 @@ class Service:
     def failure_counts(self, days: int = 14) -> Sequence[FailureCount]:
         """Failures by day and kind, oldest first."""
         return [FailureCount(*row) for row in self._store.failure_counts(days)]
+
+    # Figures
+
+    def analytics(self, job_id: int) -> JobAnalytics:
+        """One job in figures, from its whole curve. Raises UnknownJobError."""
+        return self._analytics(self._job(job_id))
+
+    def compare(self, job_ids: Sequence[int]) -> Comparison:
+        """Several jobs side by side. Raises UnknownJobError."""
+        return analytics.compare(
+            [
+                Compared(job.name, job.recipe, job.params, self._analytics(job))
+                for job in map(self._job, job_ids)
+            ]
+        )
+
+    def summary(self) -> Summary:
+        """All jobs in figures."""
+        return self._store.summary()
 
     # The machine
 
@@ -442,10 +566,35 @@ class Service:
             raise UnknownJobError(f"There is no job {job_id}.")
         return job
 
-    def _view(self, job: Job, positions: Mapping[int, int]) -> JobView:
+    def _analytics(self, job: Job) -> JobAnalytics:
         assert job.id is not None
-        supervisor = self._pool.supervisor(job.id) if job.status is JobStatus.RUNNING else None
+        paths = self._paths.run(job.id)
+        curve = read_figures(paths.metrics)
+        if not curve.points:
+            curve = read_figures(paths.seen)
+        supervisor = self._pool.supervisor(job.id)
         live = supervisor.live() if supervisor else None
+        reading = (live.reading if live else None) or Reading.from_summary(job.progress)
+        peaks = [
+            row.peak_bytes for row in self._store.cleanups(job.id, MAX_FILES) if row.peak_bytes
+        ]
+        peak = (live.peak_bytes if live else None) or sum(peaks) or None
+        found = analytics.analyse(job.id, curve, reading, _elapsed_seconds(job), peak)
+        mask = Mask(job.env.values())
+        return replace(found, phases=[replace(p, phase=mask.text(p.phase)) for p in found.phases])
+
+    def _kept(self, job_id: int) -> tuple[RunPaths, Mask]:
+        """A job's folder, and what hides the values of its environment variables in it."""
+        return self._paths.run(job_id), Mask(self._job(job_id).env.values())
+
+    def _view(
+        self, job: Job, positions: Mapping[int, int], supervisor: Supervisor | None = None
+    ) -> JobView:
+        assert job.id is not None
+        live = None
+        if job.status is JobStatus.RUNNING:
+            supervisor = supervisor or self._pool.supervisor(job.id)
+            live = supervisor.live() if supervisor else None
         reading = (live.reading if live else None) or Reading.from_summary(job.progress)
         elapsed = _elapsed_seconds(job)
         step, total = reading.current_step, reading.total_steps
@@ -462,6 +611,9 @@ class Service:
             remaining = max(0.0, (total - step) / rate)
             remaining = remaining if math.isfinite(remaining) else None
         running = job.status is JobStatus.RUNNING
+        # A job may say anywhere what is in its environment.
+        mask = Mask(job.env.values())
+        problem = live.problem if live else None
         return JobView(
             job_id=job.id,
             name=job.name,
@@ -481,7 +633,7 @@ class Service:
             remaining_seconds=remaining if running else None,
             seconds_since_progress=live.silent_seconds if live else None,
             timeout_seconds=job.timeout_seconds,
-            error=job.error,
+            error=job.error and mask.text(job.error),
             failure_kind=job.failure_kind,
             queue_position=positions.get(job.id),
             pid=(live.pid if live else None) or job.pid,
@@ -493,12 +645,12 @@ class Service:
             best_eval_loss=reading.best_eval_loss,
             best_step=reading.best_step,
             steps_per_second=rate,
-            phase=reading.phase,
+            phase=reading.phase and mask.text(reading.phase),
             seconds_left=live.seconds_left if live else None,
             stacks_taken=live.stacks_taken if live else False,
-            progress_problem=live.problem if live else None,
+            progress_problem=problem and mask.text(problem),
             non_finite=_non_finite(reading),
-            extra=reading.extra,
+            extra={mask.text(name): value for name, value in reading.extra.items()},
             memory_bytes=live.memory_bytes if live else None,
             peak_memory_bytes=live.peak_bytes if live else None,
             params=job.params,
@@ -509,15 +661,17 @@ class Service:
         )
 
     def _failure(self, failure: Failure, job: Job) -> FailureView:
+        mask = Mask(job.env.values())
+        stacks = mask.text(failure.stacks)
         return FailureView(
             job=self._view(job, {}),
             kind=failure.kind,
-            message=failure.message,
+            message=mask.text(failure.message),
             seconds_without_progress=failure.seconds_without_progress,
             last_step=failure.last_step,
-            log_tail=failure.log_tail,
-            stacks=failure.stacks,
-            where=diagnosis.where(failure.stacks),
+            log_tail=mask.text(failure.log_tail),
+            stacks=stacks,
+            where=diagnosis.where(stacks),
             at=failure.at,
             explanation=diagnosis.EXPLANATIONS[failure.kind],
             advice=diagnosis.advice(failure.kind, failure.log_tail),

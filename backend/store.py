@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +80,22 @@ class StoreError(Exception):
 class Found:
     jobs: Sequence[Job]
     total: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All jobs in figures; None where no job tells."""
+
+    jobs: int
+    by_status: Mapping[JobStatus, int]  # every state is there
+    by_recipe: Mapping[str, int]  # the most used first
+    failures_by_kind: Mapping[FailureKind, int]  # the most frequent first
+    total_run_seconds: float  # of those that were started and have ended
+    mean_run_seconds: float | None
+    longest_run_seconds: float | None
+    first_created_at: datetime | None
+    last_finished_at: datetime | None
+    success_share: float | None  # of those that completed or failed, 0 to 1
 
 
 class Store:
@@ -206,6 +222,48 @@ class Store:
         counted = {JobStatus(status): number for status, number in rows}
         return {status: counted.get(status, 0) for status in JobStatus}
 
+    def summary(self) -> Summary:
+        """All jobs in figures, added up by the database."""
+        groups = col(Job.status), col(Job.recipe), col(Job.failure_kind)
+        started, finished = func.julianday(Job.started_at), func.julianday(Job.finished_at)
+        seconds = func.max(0, (finished - started) * 86400)  # the clock may have been set back
+        query = select(  # type: ignore[call-overload]
+            *groups,
+            func.count(),
+            func.count(seconds),
+            func.sum(seconds),
+            func.max(seconds),
+            func.min(Job.created_at),
+            func.max(Job.finished_at),
+        ).group_by(*groups)
+        with self._read() as session:
+            rows = session.exec(query).all()
+        by_status: Counter[JobStatus] = Counter(dict.fromkeys(JobStatus, 0))
+        by_recipe: Counter[str] = Counter()
+        by_kind: Counter[FailureKind] = Counter()
+        for status, recipe, kind, jobs, *_ in rows:
+            by_status[status] += jobs
+            by_recipe[recipe] += jobs
+            if kind is not None:
+                by_kind[kind] += jobs
+        runs = sum(row[4] for row in rows)
+        total = sum(row[5] for row in rows if row[5] is not None)
+        completed, failed = by_status[JobStatus.COMPLETED], by_status[JobStatus.FAILED]
+        return Summary(
+            jobs=by_status.total(),
+            by_status=by_status,
+            by_recipe=dict(by_recipe.most_common()),
+            failures_by_kind=dict(by_kind.most_common()),
+            total_run_seconds=round(total, 3),
+            mean_run_seconds=round(total / runs, 3) if runs else None,
+            longest_run_seconds=max(
+                (round(row[6], 3) for row in rows if row[6] is not None), default=None
+            ),
+            first_created_at=min((row[7] for row in rows if row[7] is not None), default=None),
+            last_finished_at=max((row[8] for row in rows if row[8] is not None), default=None),
+            success_share=completed / (completed + failed) if completed + failed else None,
+        )
+
     def next_queued(self) -> Job | None:
         """The job whose turn it is."""
         with self._read() as session:
@@ -229,6 +287,17 @@ class Store:
     def running(self) -> list[Job]:
         with self._read() as session:
             return list(session.exec(select(Job).where(col(Job.status) == JobStatus.RUNNING)).all())
+
+    def live_child(self, job_id: int) -> Job | None:
+        """The newest retry of a job that has not ended."""
+        live = [status for status in JobStatus if not status.ended]
+        with self._read() as session:
+            return session.exec(
+                select(Job)
+                .where(col(Job.parent_id) == job_id, col(Job.status).in_(live))
+                .order_by(col(Job.id).desc())
+                .limit(1)
+            ).first()
 
     def change(
         self,

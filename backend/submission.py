@@ -1,6 +1,7 @@
 """What a person asks for, and everything that can be wrong with it."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from backend.recipes import RECIPES, Params
 MAX_NAME: Final = 200
 MAX_TIMEOUT_MINUTES: Final = 525_600
 MAX_ENV: Final = 200
+MAX_VALUE: Final = 32_768
+"""Characters of an environment variable's value."""
 
 
 class Submission(BaseModel):
@@ -62,7 +65,10 @@ def check(submission: Submission, gpu_count: int) -> tuple[Params | None, list[P
         try:
             params = recipe.params.model_validate(submission.params)
         except ValidationError as error:
-            problems += [_problem(details) for details in error.errors()]
+            problems += [
+                Problem(".".join(map(str, details["loc"][:1])) or "params", sentence(details))
+                for details in error.errors()
+            ]
     if len(submission.name) > MAX_NAME:
         problems.append(Problem("name", f"Must be at most {MAX_NAME} characters long."))
     minutes = submission.timeout_minutes
@@ -97,14 +103,16 @@ def submission_of(job: Job) -> Submission:
 
 
 def clean_name(name: str) -> str:
-    """A name on one line, of characters that any database can take."""
-    return " ".join(name.encode("utf-8", "replace").decode().replace("\0", " ").split())
+    """A name on one line, of characters that any database can take and that show as what they are:
+    no control characters, none without a width, and none that turns the writing."""
+    kinds = [(unicodedata.category(c), c) for c in name.encode("utf-8", "replace").decode()]
+    return " ".join("".join(" " if k == "Cc" else c for k, c in kinds if k != "Cf").split())
 
 
 def default_name(recipe: str, params: Params) -> str:
     """What a job is called that was not given a name."""
     script: Path | None = getattr(params, "script", None)
-    return clean_name(script.stem)[:MAX_NAME] if script else recipe
+    return (clean_name(script.stem)[:MAX_NAME] if script else "") or recipe
 
 
 def _env_problems(env: Mapping[str, str]) -> list[Problem]:
@@ -118,6 +126,8 @@ def _env_problems(env: Mapping[str, str]) -> list[Problem]:
             )
         elif name.startswith("SIGNALBOX_"):
             problems.append(Problem("env", f"{name} is set by Signalbox itself."))
+        elif len(value) > MAX_VALUE:
+            problems.append(Problem("env", f"{name} has more than {MAX_VALUE:,} characters."))
         elif "\0" in value or not _encodable(value):
             problems.append(Problem("env", f"{name} holds a character that no variable can."))
     return problems
@@ -149,14 +159,20 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "path_type": "Must be a path.",
     "string_type": "Must be a text.",
     "too_long": "Must have at most {max_length} entries.",
+    "string_too_long": "Must be at most {max_length} characters long.",
+    "list_type": "Must be a list.",
+    "dict_type": "Must be an object.",
+    "model_type": "Must be an object.",
+    "model_attributes_type": "Must be an object.",
+    "bool_type": "Must be true or false.",
+    "enum": "Must be {expected}.",
 }
 
 
-def _problem(details: ErrorDetails) -> Problem:
+def sentence(details: ErrorDetails) -> str:
     """What pydantic found, in our words."""
-    where = ".".join(map(str, details["loc"][:1])) or "params"
     context = details.get("ctx", {})
     if details["type"] == "value_error":
-        return Problem(where, str(context["error"]))
+        return str(context["error"])
     template = _SENTENCES.get(details["type"])
-    return Problem(where, template.format(**context) if template else details["msg"] + ".")
+    return template.format(**context) if template else details["msg"] + "."

@@ -33,7 +33,7 @@ from backend.processes import (
     send_kill,
     take_stacks,
 )
-from backend.progress import Point, ProgressReader, Reading
+from backend.progress import PhaseClock, Point, ProgressReader, Reading
 from backend.recipes import Command
 from backend.settings import PROJECT_FOLDER, Settings
 from backend.spec import Ending, RunSpec, StopFile
@@ -43,8 +43,8 @@ from backend.store import Store, StoreError
 logger = logging.getLogger(__name__)
 
 MEMORY_INTERVAL_SECONDS: Final = 1.0
-MEMORY_SAVED_SECONDS: Final = 30.0
-"""So often at most a peak that has risen is written down."""
+SAVED_SECONDS: Final = 30.0
+"""So often it is written down how far a running job has come, and what memory it took."""
 
 RETRY_SECONDS: Final = 1.0
 TAIL_LINES: Final = 100
@@ -116,9 +116,15 @@ class Supervisor:
         self._leader = leader
         self._meter = JobMeter(around.source, self.devices, job.memory if leader else None)
         self._reader = ProgressReader(paths.progress, paths.seen)
+        self._looking = threading.Lock()
+        self._unticked = False
+        """`look` saw progress, and the clock has not been told: that is the next tick's."""
         self._stall = self._new_stall_clock()
+        self._before = Reading.from_summary(job.progress) if job.progress else None
+        spent = self._before.phase_seconds if self._before else {}
+        self._phases = PhaseClock(spent, self._longest_tick)
         self._memory_read_at = -1e9
-        self._memory_saved = (clock(), self._meter.peak_bytes)
+        self._saved_at = clock()
         self._has_looked = leader is None
         self._end_has_begun = False
         self._begun_before = False
@@ -159,13 +165,21 @@ class Supervisor:
             send_kill(row.id)
         return not left and self._meter.back(self._pids.__contains__)
 
+    def look(self) -> None:
+        """Read progress.json now if it has changed, for somebody who will not wait for the next
+        tick. To the stall clock it is as if that tick had seen it."""
+        with self._looking:
+            if self._reader.look():
+                self._unticked = True
+
     def live(self) -> Live:
+        stall, progressed = self._stall, self._unticked
         return Live(
-            reading=self._reader.reading,
+            reading=self._timed(self._reader.reading),
             problem=self._reader.problem,
-            silent_seconds=self._stall.silent_seconds,
-            seconds_left=self._stall.seconds_left,
-            stacks_taken=self._stacks_taken,
+            silent_seconds=0.0 if progressed else stall.silent_seconds,
+            seconds_left=stall.timeout_seconds if progressed else stall.seconds_left,
+            stacks_taken=self._stacks_taken and not progressed,
             memory_bytes=self._meter.used_bytes,
             peak_bytes=self._meter.peak_bytes,
             pid=self._leader.id.pid if self._leader else None,
@@ -204,12 +218,14 @@ class Supervisor:
                 self._wake.clear()
         finally:
             if self._detach.is_set():
-                self._save(memory=self._meter.state(ending=self._end_has_begun))
+                self._save(**self._state())
             self._leader.let_go()
 
     def tick(self, now: float) -> bool:
         """One look at the job; True once it has its verdict."""
         assert self._leader is not None
+        known = self._reader.reading or self._before
+        self._phases.tick(now, known.phase if known else None)
         if not self._leader.alive():
             self._end_by_itself(self._leader)
             return True
@@ -231,10 +247,13 @@ class Supervisor:
         return False
 
     def _progressed(self, now: float, *, closely: bool = False) -> bool:
-        if not self._reader.look(closely=closely):
-            return False
-        self._stall.progressed(now)
-        self._stacks_taken = False
+        with self._looking:
+            changed = self._reader.look(closely=closely)
+            if not changed and not self._unticked:
+                return False
+            self._stall.progressed(now)
+            self._stacks_taken = False
+            self._unticked = False
         return True
 
     def _launch(self) -> Leader:
@@ -293,7 +312,8 @@ class Supervisor:
 
     def _end_by_itself(self, leader: Leader) -> None:
         """The leader is gone: end what it left behind, and find out how it ended."""
-        self._reader.look(closely=True)
+        with self._looking:
+            self._reader.look(closely=True)
         record = diagnosis.read_exit(self._paths.exit)
         verdict = diagnosis.verdict_of(record, leader.exit_code())
         asked = self._job.requested == RequestKind.CANCELLING  # by an earlier server, which died
@@ -404,6 +424,21 @@ class Supervisor:
             )
         return True
 
+    def _timed(self, reading: Reading | None) -> Reading | None:
+        return reading and replace(reading, phase_seconds=self._phases.seconds)
+
+    def _progress(self) -> dict[str, Any]:
+        """The last good reading, if need be that of an earlier server."""
+        reading = self._timed(self._reader.reading or self._before)
+        return reading.summary() if reading else {}
+
+    def _state(self) -> dict[str, Any]:
+        """What a later server could not find out about the running job."""
+        return {
+            "memory": self._meter.state(ending=self._end_has_begun),
+            "progress": self._progress(),
+        }
+
     def _save(self, **facts: Any) -> None:
         """Write down what a later server should know; a job goes on if that cannot be done."""
         try:
@@ -413,7 +448,8 @@ class Supervisor:
 
     def _finish(self, verdict: Verdict) -> None:
         """Measure the cleanup and write the verdict with all that belongs to it, once."""
-        self._reader.look(closely=True)
+        with self._looking:
+            self._reader.look(closely=True)
         cleanups: list[Cleanup] = []
         if self._leader is not None:
             cache = empty_cache(import_torch=False)
@@ -448,8 +484,7 @@ class Supervisor:
             verdict.finished_at, self._job.started_at or self._job.created_at
         ):
             values["finished_at"] = finished_at
-        progress = reading.summary() if reading else {}
-        self._write(verdict, failure, cleanups, values, progress)
+        self._write(verdict, failure, cleanups, values, self._progress())
 
     def _write(
         self,
@@ -500,11 +535,9 @@ class Supervisor:
         rows = leader.tree(afresh)
         self._pids |= {row.id.pid for row in rows}
         self._meter.read(sum(row.memory_bytes for row in rows))
-        saved_at, saved_peak = self._memory_saved
-        now, peak = self._clock(), self._meter.peak_bytes
-        if peak != saved_peak and now - saved_at >= MEMORY_SAVED_SECONDS:
-            self._memory_saved = now, peak
-            self._save(memory=self._meter.state(ending=self._end_has_begun))
+        if self._clock() - self._saved_at >= SAVED_SECONDS:
+            self._saved_at = self._clock()
+            self._save(**self._state())
 
     def _stacks(self) -> str:
         if not self._stacks_taken:
@@ -512,8 +545,11 @@ class Supervisor:
         return log.read_tail(self._paths.stacks, MAX_STACKS_BYTES).decode("utf-8", "replace")
 
     def _new_stall_clock(self) -> StallClock:
-        longest = max(2.0, 4 * self._settings.poll_seconds)
-        return StallClock(self._job.timeout_seconds, self._clock(), longest)
+        return StallClock(self._job.timeout_seconds, self._clock(), self._longest_tick)
+
+    @property
+    def _longest_tick(self) -> float:
+        return max(2.0, 4 * self._settings.poll_seconds)
 
 
 _SENTENCES: Final[Mapping[JobStatus, str]] = {

@@ -78,6 +78,12 @@ class JobPage:
 
 
 @dataclass(frozen=True)
+class QueueView:
+    running: Sequence[int]
+    queued: Sequence[int]  # in the order in which they will be started
+
+
+@dataclass(frozen=True)
 class FailureView:
     """A failed job as the failures page shows it."""
 

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -57,6 +57,14 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.ready_seconds = 0.0
         self.settings = settings
+        self.program: Sequence[str] = (
+            "streamlit",
+            "run",
+            "app.py",
+            "--server.port",
+            str(self.port),
+        )
+        self.options: Sequence[str] = ()
         self.log = data.with_name(data.name + "-server.log")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -89,10 +97,7 @@ class Server:
         """Start the process and do not wait for it."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "streamlit", "run", "app.py"),
-                    *("--server.port", str(self.port)),
-                ],
+                [sys.executable, "-m", *self.program, *self.options],
                 cwd=self.project,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,

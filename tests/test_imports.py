@@ -13,14 +13,16 @@ LAYERS = [
     {"app"},
     {"pages"},
     {"api"},
+    {"watch", "refusals"},
+    {"shapes", "door"},
     {"runtime"},
     {"service"},
-    {"views", "submission"},
+    {"views", "submission", "archive", "analytics"},
     {"pool"},
     {"supervisor"},
     {"spec", "processes", "stall", "progress", "gpu", "diagnosis", "store", "log"},
     {"schema"},
-    {"models", "recipes", "paths"},
+    {"models", "recipes", "paths", "mask"},
     {"settings"},
 ]
 """A module may import from the layers below its own."""

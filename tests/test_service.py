@@ -355,9 +355,10 @@ def test_a_job_sees_its_variables_and_no_setting_of_the_server(
             env={"COLOUR": "a secret of the job"},
         ),
     )
-    first, folder = service.log_tail(job.job_id).splitlines()
-    seen = json.loads(first)
     run = DataPaths(settings.data).run(job.job_id)
+    first, folder = run.log.read_text(encoding="utf-8").splitlines()
+    seen = json.loads(first)
+    assert "a secret of the job" not in service.log_tail(job.job_id)
     assert seen["SIGNALBOX_JOB_ID"] == str(job.job_id)
     assert seen["SIGNALBOX_RUN_DIR"] == str(run.folder)
     assert seen["SIGNALBOX_PROGRESS"] == str(run.progress)
@@ -521,6 +522,24 @@ def test_a_job_is_named_after_its_script_unless_it_has_a_name(
     assert second == "my run"
 
 
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("\x1b[31mred\x1b[0m\r\n2", "[31mred [0m 2"),
+        ("abc\u202efdp.exe\u2066\u200f", "abcfdp.exe"),
+        ("in\u200bvis\u2060ible\ufeff", "invisible"),
+        ("a\u2028b\x85c\x07d", "a b c d"),
+        ("שלום <b>🙂</b> \udc80", "שלום <b>🙂</b> ?"),
+        ("\u200b\u202e", "digits"),
+    ],
+)
+def test_a_name_is_kept_without_what_would_turn_or_hide_it(
+    idle_service: Service, name: str, kept: str
+) -> None:
+    job_id = idle_service.submit(Submission(recipe="digits", name=name))
+    assert idle_service.job(job_id).name == kept
+
+
 def test_retry_makes_a_new_job_that_remembers_its_parent(service: Service, script: Script) -> None:
     first = ended(service, script("import os; print(os.environ['WORD'])", env={"WORD": "same"}))
     second = service.retry(first.job_id)
@@ -582,8 +601,9 @@ def test_of_an_unknown_job_there_is_nothing_to_see(idle_service: Service, job_id
     assert list(idle_service.timeline(job_id)) == []
     assert list(idle_service.cleanups(job_id)) == []
     assert list(idle_service.files(job_id)) == []
-    assert idle_service.log_tail(job_id) == ""
-    assert idle_service.stacks(job_id) == ""
+    for read in (idle_service.log_tail, idle_service.log_bytes, idle_service.stacks):
+        with pytest.raises(UnknownJobError):
+            read(job_id)
 
 
 # Across servers

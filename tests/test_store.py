@@ -727,3 +727,66 @@ def test_a_file_that_is_no_database_is_said_in_a_sentence(tmp_path: Path) -> Non
     with pytest.raises(StoreError, match=r"signalbox\.db cannot be opened \(file is not") as caught:
         Store(path)
     assert not caught.value.passing
+
+
+# All jobs in figures
+
+
+def test_a_summary_of_nothing(store: Store) -> None:
+    summary = store.summary()
+    assert (summary.jobs, summary.by_status) == (0, dict.fromkeys(JobStatus, 0))
+    assert (summary.by_recipe, summary.failures_by_kind) == ({}, {})
+    assert (summary.total_run_seconds, summary.mean_run_seconds) == (0, None)
+    assert (summary.longest_run_seconds, summary.success_share) == (None, None)
+    assert (summary.first_created_at, summary.last_finished_at) == (None, None)
+
+
+def test_a_summary_counts_all_jobs(store: Store, add: Add) -> None:
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    runs = [(COMPLETED, 10), (COMPLETED, 20.5), (FAILED, 3600), (CANCELLED, 5), (CANCELLED, None)]
+    for number, (status, seconds) in enumerate(runs):
+        started = None if seconds is None else begin
+        job_id = add(recipe="digits" if number else "script", created_at=begin, started_at=started)
+        if status is not CANCELLED or started:
+            assert store.change(job_id, QUEUED, RUNNING, "Started")
+            ended = begin + timedelta(seconds=seconds or 0)
+            kind = FailureKind.TIMEOUT if status is FAILED else None
+            assert store.change(job_id, RUNNING, status, "", finished_at=ended, failure_kind=kind)
+    add(RUNNING, created_at=begin + timedelta(days=1), started_at=begin)
+    summary = store.summary()
+    assert summary.jobs == 6
+    assert {k: v for k, v in summary.by_status.items() if v} == {
+        COMPLETED: 2, FAILED: 1, CANCELLED: 1, QUEUED: 1, RUNNING: 1,
+    }  # fmt: skip
+    assert list(summary.by_recipe.items()) == [("digits", 5), ("script", 1)]
+    assert summary.failures_by_kind == {FailureKind.TIMEOUT: 1}
+    assert summary.total_run_seconds == pytest.approx(3635.5, abs=0.01)
+    assert summary.mean_run_seconds == pytest.approx(3635.5 / 4, abs=0.01)
+    assert summary.longest_run_seconds == pytest.approx(3600, abs=0.01)
+    assert summary.first_created_at == begin
+    assert summary.last_finished_at == begin + timedelta(hours=1)
+    assert summary.success_share == 2 / 3
+
+
+def test_a_run_that_ended_before_it_began_took_no_time(store: Store, add: Add) -> None:
+    """The machine's clock was set back while it ran."""
+    now = utc_now()
+    job_id = add(RUNNING, started_at=now)
+    assert store.change(job_id, RUNNING, COMPLETED, "", finished_at=now - timedelta(hours=1))
+    assert store.summary().total_run_seconds == 0
+    assert store.summary().mean_run_seconds == 0
+
+
+def test_a_summary_of_ten_thousand_jobs_loads_none_of_them(store: Store, add: Add) -> None:
+    add()
+    with store._write() as session:
+        session.add_all([_job(progress={"text": "x" * 1000}) for _ in range(10_000)])
+    statements: list[str] = []
+
+    @event.listens_for(store._engine, "before_cursor_execute")
+    def note(_c: Any, _k: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    assert store.summary().jobs == 10_001
+    (statement,) = [s for s in statements if "SELECT" in s]
+    assert "progress" not in statement

@@ -783,3 +783,81 @@ def test_memory_is_read_every_second_and_its_peak_kept(watch: Watch) -> None:
     (cleanup,) = watched.store.cleanups(watched.job_id, 10)
     assert (cleanup.before_bytes, cleanup.peak_bytes) == (2000, 4000), "the last while it ran"
     assert cleanup.reason == "ended"
+
+
+# Looks from outside
+
+
+def test_a_look_from_outside_tells_at_once_and_the_next_tick_tells_the_clock(
+    watch: Watch, stacks: list[list[int]]
+) -> None:
+    watched = watch()
+    watched.report(step=1)
+    watched.look(*range(10))
+    assert watched.supervisor.live().stacks_taken
+    watched.report(step=2)
+    watched.supervisor.look()
+    live = watched.supervisor.live()
+    assert live.reading
+    assert live.reading.current_step == 2
+    assert (live.silent_seconds, live.seconds_left, live.stacks_taken) == (0, TIMEOUT, False)
+    assert watched.look(10) == [False], "the tick finds no change, and the job lives"
+    assert watched.supervisor.live() == live
+    assert watched.look(*range(11, 20)) == [False] * 9
+    assert watched.supervisor.live().silent_seconds == 9
+    assert len(stacks) == 2, "the next stall has its own stacks"
+    assert watched.look(20) == [True]
+
+
+def test_a_look_from_outside_that_finds_nothing_leaves_the_clock_alone(watch: Watch) -> None:
+    watched = watch()
+    watched.report(step=1)
+    for now in range(10):
+        assert watched.look(now) == [False]
+        watched.supervisor.look()
+        assert watched.supervisor.live().silent_seconds == now
+    assert watched.look(10) == [True]
+
+
+def test_what_only_a_look_from_outside_saw_does_not_stop_the_end_of_a_job(watch: Watch) -> None:
+    watched = watch()
+
+    def report_late() -> None:
+        watched.leader.code = -15
+        watched.report(step=9)
+        watched.supervisor.look()
+
+    watched.leader.ask_to_stop = report_late  # type: ignore[method-assign]
+    watched.report(step=1)
+    assert watched.look(*range(11)) == [False] * 10 + [True]
+    failure = watched.store.failure(watched.job_id)
+    assert failure is not None
+    assert (failure.kind, failure.seconds_without_progress) == (FailureKind.TIMEOUT, 10)
+    assert failure.last_step == 9
+
+
+def test_two_looks_never_read_the_file_at_the_same_moment(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch()
+    inside: list[int] = []
+    most: list[int] = []
+
+    def look(*, closely: bool = False) -> bool:
+        inside.append(1)
+        most.append(len(inside))
+        threading.Event().wait(0.01)
+        inside.pop()
+        return False
+
+    monkeypatch.setattr(watched.supervisor._reader, "look", look)
+    threads = [threading.Thread(target=watched.supervisor.look) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    watched.look(1)
+    watched.end(code=0)
+    watched.look(2)
+    for thread in threads:
+        thread.join()
+    assert len(most) == 8, "two of them at the job's end"
+    assert max(most) == 1

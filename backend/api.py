@@ -1,0 +1,657 @@
+"""The HTTP API: the service's answers as JSON, under the pages' own port.
+
+Nothing here decides anything about jobs. What the service does may take a moment, a query or a
+file, so it is done in a few threads of the API's own, and never on the event loop.
+"""
+
+import logging
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+)
+from typing import Annotated, Any, Final, TypeVar
+
+import anyio
+from anyio import to_thread
+from fastapi import FastAPI, Path, Query, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response, StreamingResponse
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel
+
+from backend import runtime
+from backend.door import read_body
+from backend.models import JobStatus
+from backend.refusals import HANDLERS, BusyError, NotAllowedError, answers
+from backend.service import Service
+from backend.shapes import (
+    TRAINING_REQUEST,
+    Analytics,
+    Checkpoints,
+    Cleanups,
+    Comparison,
+    Emptied,
+    Errors,
+    Gpu,
+    Health,
+    InvalidTraining,
+    Jobs,
+    Logs,
+    Metrics,
+    Queue,
+    Status,
+    Submitted,
+    Summary,
+    Valid,
+    named,
+    read_training,
+)
+from backend.submission import InvalidSubmissionError, Problem, Submission
+from backend.views import JobFilter, JobView
+from backend.watch import MAX_WATCHERS, Hub, Message
+
+logger = logging.getLogger(__name__)
+
+THREADS: Final = 4
+"""That many requests are worked on at the same moment; a supervisor wants its turn too."""
+
+LONG_THREADS: Final = 2
+"""The same, of requests that read whole curves; and again of pieces of zips."""
+
+LOOKING_THREADS: Final = 2
+"""The same, of looks at jobs that are watched."""
+
+MAX_WAITING: Final = 256
+MAX_LONG_WAITING: Final = 32
+MAX_DOWNLOADS: Final = 16
+MAX_JOBS: Final = 1000
+MAX_POINTS: Final = 100_000
+MAX_LOG_BYTES: Final = 2**20
+MAX_COMPARED: Final = 100
+MAX_ID: Final = 2**63 - 1
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+JobId = Annotated[int, Path(description="The job's number.", examples=[12])]
+
+
+class Desk:
+    """Where blocking work is done: in a bounded number of threads, with a bounded queue."""
+
+    def __init__(self, threads: int, most_waiting: int) -> None:
+        self._limiter = anyio.CapacityLimiter(threads)
+        self._most_waiting = most_waiting
+
+    async def do(self, work: Callable[..., T], *args: Any) -> T:
+        """Raises BusyError, and whatever the work raises."""
+        if self._limiter.statistics().tasks_waiting >= self._most_waiting:
+            raise BusyError(
+                f"The server is busy: {self._most_waiting} such requests wait already. "
+                "Try again in a moment."
+            )
+        return await to_thread.run_sync(work, *args, limiter=self._limiter)
+
+
+def make_api() -> FastAPI:
+    """The application; it finds the service of this process when it is asked."""
+    desk, long_desk = Desk(THREADS, MAX_WAITING), Desk(LONG_THREADS, MAX_LONG_WAITING)
+    zip_desk = Desk(LONG_THREADS, MAX_DOWNLOADS)
+    downloads = 0
+    hub = Hub(_describe, Desk(LOOKING_THREADS, MAX_WATCHERS).do)
+    api = FastAPIOffline(
+        title="Signalbox",
+        version="1",
+        description=_DESCRIPTION,
+        openapi_url="/api/openapi.json",
+        docs_url="/api/docs",
+        redoc_url=None,
+        static_url="/api/docs/files",
+        swagger_ui_oauth2_redirect_url="/api/docs/oauth2-redirect",
+        swagger_ui_parameters={"defaultModelsExpandDepth": 0, "tryItOutEnabled": True},
+        openapi_tags=_TAGS,
+        responses=answers(400, 401, 403, 422, 429, 503),
+        redirect_slashes=False,
+    )
+    api.state.hub = hub
+    api.openapi = lambda: _openapi(api)  # type: ignore[method-assign]
+    for kind, handler in HANDLERS.items():
+        api.add_exception_handler(kind, handler)
+
+    async def answer(
+        shape: type[M], work: Callable[[], Any], status: int = 200, *, long: bool = False
+    ) -> Response:
+        """What the work comes to, as JSON of that shape; also the JSON is made in the thread."""
+
+        def made() -> str:
+            return shape.model_validate(work()).model_dump_json()
+
+        content = await (long_desk if long else desk).do(made)
+        return Response(content, status, media_type="application/json")
+
+    async def download(name: str, work: Callable[[], Iterator[bytes]]) -> Response:
+        """The zip that the work makes, a piece at a time, as fast as the client takes it."""
+        nonlocal downloads
+        if downloads >= MAX_DOWNLOADS:
+            raise BusyError(f"{MAX_DOWNLOADS} downloads run already; wait for one of them.")
+        chunks = await desk.do(work)
+
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal downloads
+            downloads += 1
+            try:
+                while chunk := await zip_desk.do(next, chunks, b""):
+                    yield chunk
+            finally:
+                downloads -= 1
+                if isinstance(chunks, Generator):
+                    chunks.close()
+
+        return StreamingResponse(
+            body(),
+            media_type="application/zip",
+            headers={"content-disposition": f'attachment; filename="{name}"'},
+        )
+
+    async def submission(request: Request) -> tuple[Submission, list[Problem]]:
+        """What the body asks for, and everything that is wrong with it."""
+        body = await read_body(request)
+
+        def understood() -> tuple[Submission, list[Problem]]:
+            asked, problems = read_training(body)
+            wrong = {problem.field.partition(".")[0] for problem in problems}
+            found = [named(problem, asked) for problem in _service().validate(asked)]
+            return asked, problems + [p for p in found if p.field.partition(".")[0] not in wrong]
+
+        return await desk.do(understood)
+
+    # Submitting
+
+    @api.post(
+        "/api/training/execute",
+        tags=["submit"],
+        summary="Queue a training",
+        status_code=201,
+        response_model=Submitted,
+        responses=answers(413, 415, **{"422": InvalidTraining}),
+        openapi_extra=_TRAINING_BODY,
+    )
+    async def execute(request: Request) -> Response:
+        """Queue a recipe with its parameters, or any Python script. What is wrong with the body is
+        named all at once, and then nothing is queued."""
+        asked, problems = await submission(request)
+        if problems:
+            raise InvalidSubmissionError(problems)
+        return await answer(Submitted, lambda: _submitted(_service().submit(asked)), 201)
+
+    @api.post(
+        "/api/training/validate",
+        tags=["submit"],
+        summary="Say what is wrong with a training",
+        response_model=Valid,
+        responses=answers(413, 415, **{"422": InvalidTraining}),
+        openapi_extra=_TRAINING_BODY,
+    )
+    async def validate(request: Request) -> Response:
+        """Takes what execute takes and answers as it would, but queues nothing."""
+        _, problems = await submission(request)
+        if problems:
+            raise InvalidSubmissionError(problems)
+        return await answer(Valid, Valid)
+
+    # Looking
+
+    @api.get(
+        "/api/training/status/{job_id}",
+        tags=["look"],
+        summary="One job now",
+        response_model=Status,
+        responses=answers(404),
+    )
+    async def status(job_id: JobId) -> Response:
+        """The database's truth, with the latest figures of a job that runs."""
+        return await answer(Status, lambda: _service().job(job_id))
+
+    @api.get(
+        "/api/training/jobs", tags=["look"], summary="All jobs, newest first", response_model=Jobs
+    )
+    async def jobs(
+        status: Annotated[
+            list[JobStatus] | None, Query(description="Only jobs in these states.")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_JOBS, description="Jobs on this page.")] = 100,
+        offset: Annotated[int, Query(ge=0, le=MAX_ID, description="Jobs before this page.")] = 0,
+    ) -> Response:
+        """One page of them; `total` says how many match."""
+        wanted = JobFilter(statuses=frozenset(status or ()), limit=limit, offset=offset)
+        return await answer(Jobs, lambda: _service().jobs(wanted))
+
+    @api.get(
+        "/api/training/queue", tags=["look"], summary="What runs and what waits",
+        response_model=Queue,
+    )  # fmt: skip
+    async def queue() -> Response:
+        """Ids alone; those that wait in the order in which they will be started."""
+        return await answer(Queue, lambda: _service().queue())
+
+    @api.get(
+        "/api/training/metrics/{job_id}",
+        tags=["look"],
+        summary="The curve of a job",
+        response_model=Metrics,
+        responses=answers(404),
+    )
+    async def metrics(
+        job_id: JobId,
+        since_step: Annotated[
+            int | None,
+            Query(ge=-1, le=MAX_ID, description="Only points after this step: an increment."),
+        ] = None,
+        max_points: Annotated[
+            int,
+            Query(
+                ge=1,
+                le=MAX_POINTS,
+                description="A longer curve is thinned to so many points; its lowest and highest "
+                "losses and its newest point stay.",
+            ),
+        ] = 2000,
+    ) -> Response:
+        """Every point that was logged, or a thinned curve that keeps its extremes."""
+
+        def read() -> Mapping[str, Any]:
+            curve = _service().metrics(job_id, since_step, max_points)
+            points = [
+                {**p.values, "step": p.step, "epoch": p.epoch, "timestamp": p.timestamp}
+                for p in curve.points
+            ]
+            return {"job_id": job_id, "points": points, "total": curve.total}
+
+        return await answer(Metrics, read, long=True)
+
+    @api.get(
+        "/api/training/logs/{job_id}",
+        tags=["look"],
+        summary="A piece of a job's log",
+        response_model=Logs,
+        responses=answers(404),
+    )
+    async def logs(
+        job_id: JobId,
+        offset: Annotated[int, Query(ge=0, le=MAX_ID, description="First byte.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=MAX_LOG_BYTES, description="Bytes at most.")] = 65_536,
+    ) -> Response:
+        """By byte offset, so that a log of any size can be followed: ask again from
+        `next_offset`."""
+        return await answer(Logs, lambda: _service().logs(job_id, offset, limit))
+
+    @api.get(
+        "/api/training/{job_id}/errors",
+        tags=["look"],
+        summary="Why a job failed",
+        response_model=Errors,
+        responses=answers(404),
+    )
+    async def errors(job_id: JobId) -> Response:
+        """What happened, what to try, where it was stuck, and the end of its log."""
+        return await answer(Errors, lambda: _errors(job_id))
+
+    # Acting
+
+    @api.post(
+        "/api/training/cancel/{job_id}",
+        tags=["act"],
+        summary="End a job",
+        response_model=Status,
+        responses=answers(404, 409, 415),
+    )
+    async def cancel(job_id: JobId) -> Response:
+        """A running job is asked to stop, and killed with all its processes after its grace; until
+        then its `requested` is cancelling. Asking again changes nothing. 409 once it has ended."""
+
+        def work() -> JobView:
+            _require(job_id, lambda state: not state.ended, "has ended already")
+            _service().cancel(job_id)
+            return _service().job(job_id)
+
+        return await answer(Status, work)
+
+    @api.post(
+        "/api/training/extend/{job_id}",
+        tags=["act"],
+        summary="Give a job another full timeout",
+        response_model=Status,
+        responses=answers(404, 409, 415),
+    )
+    async def extend(job_id: JobId) -> Response:
+        """From now on, without progress. Only a running job has a timeout."""
+
+        def work() -> JobView:
+            if not _service().extend(job_id):
+                _refuse_state(_service().job(job_id), "only a running job can be given more time")
+            return _service().job(job_id)
+
+        return await answer(Status, work)
+
+    @api.post(
+        "/api/training/retry/{job_id}",
+        tags=["act"],
+        summary="Run a job again",
+        status_code=201,
+        response_model=Submitted,
+        responses={
+            200: {"model": Submitted, "description": "It is being run again already, by this job."},
+            **answers(404, 409, 415),
+        },
+    )
+    async def retry(job_id: JobId) -> Response:
+        """Queue a new job like one that has ended. Asked again before that one has ended, it
+        answers with the same."""
+
+        def work() -> tuple[int, str]:
+            service = _service()
+            _require(job_id, lambda state: state.ended, "can be retried once it has ended")
+            live = service.live_retry(job_id)
+            if live is not None:
+                return 200, Submitted(job_id=live.job_id, status=live.status).model_dump_json()
+            return 201, _submitted(service.retry(job_id)).model_dump_json()
+
+        code, content = await desk.do(work)
+        return Response(content, code, media_type="application/json")
+
+    for verb in ("pause", "resume"):
+        _add_unsupported(api, verb, desk)
+
+    # Files
+
+    @api.get(
+        "/api/training/checkpoints/{job_id}",
+        tags=["files"],
+        summary="What a job has saved",
+        response_model=Checkpoints,
+        responses=answers(404),
+    )
+    async def checkpoints(job_id: JobId) -> Response:
+        """One that is not complete is being written, or was left half-written."""
+        return await answer(
+            Checkpoints, lambda: {"checkpoints": _service().checkpoints(job_id)}, long=True
+        )
+
+    zipped: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"application/zip": {}}, "description": "A zip, written while it is sent."}
+    }
+
+    @api.get(
+        "/api/training/{job_id}/download/model",
+        tags=["files"],
+        summary="Model and checkpoints, as a zip",
+        response_class=Response,
+        responses={**zipped, **answers(404)},
+    )
+    async def download_model(
+        job_id: JobId,
+        checkpoint: Annotated[
+            str | None,
+            Query(
+                max_length=255,
+                description="Only this checkpoint; without it all complete ones, and whatever "
+                "else the job left in its folder.",
+                examples=["step-00000500"],
+            ),
+        ] = None,
+    ) -> Response:
+        """Files of any size: nothing is collected in memory or on the disk first."""
+        name = f"job-{job_id}-model.zip"
+        return await download(name, lambda: _service().model_archive(job_id, checkpoint))
+
+    @api.get(
+        "/api/training/{job_id}/download/logs",
+        tags=["files"],
+        summary="Log, progress, metrics and spec, as a zip",
+        response_class=Response,
+        responses={**zipped, **answers(404)},
+    )
+    async def download_logs(job_id: JobId) -> Response:
+        """The log as it was written, with the values of the job's environment variables blacked
+        out."""
+        return await download(f"job-{job_id}-logs.zip", lambda: _service().log_archive(job_id))
+
+    # Figures
+
+    @api.get(
+        "/api/training/analytics/summary",
+        tags=["figures"],
+        summary="All jobs in figures",
+        response_model=Summary,
+    )
+    async def summary() -> Response:
+        """How many, how long, how many went well, and why the others failed."""
+        return await answer(Summary, lambda: _service().summary())
+
+    @api.get(
+        "/api/training/analytics/compare",
+        tags=["figures"],
+        summary="Several jobs side by side",
+        response_model=Comparison,
+        responses=answers(404),
+    )
+    async def compare(
+        job_ids: Annotated[
+            str,
+            Query(
+                pattern=r"^[0-9]{1,18}(,[0-9]{1,18})*$",
+                max_length=2000,
+                description=f"Numbers of at most {MAX_COMPARED} jobs, with commas.",
+                examples=["1,2"],
+            ),
+        ],
+    ) -> Response:
+        """Which parameters differ, and who is best at what."""
+        wanted = list(dict.fromkeys(map(int, job_ids.split(","))))
+        if len(wanted) > MAX_COMPARED:
+            raise RequestValidationError(
+                [
+                    {
+                        "type": "value_error",
+                        "loc": ("query", "job_ids"),
+                        "ctx": {"error": f"At most {MAX_COMPARED} jobs can be compared."},
+                    }
+                ]
+            )
+        return await answer(Comparison, lambda: _service().compare(wanted), long=True)
+
+    @api.get(
+        "/api/training/{job_id}/analytics",
+        tags=["figures"],
+        summary="One job in figures",
+        response_model=Analytics,
+        responses=answers(404),
+    )
+    async def analytics(job_id: JobId) -> Response:
+        """Rates, best and last losses, its peak of memory, and where its time went."""
+
+        return await answer(Analytics, lambda: _service().analytics(job_id), long=True)
+
+    # The machine
+
+    @api.get("/api/gpu", tags=["machine"], summary="GPU memory now", response_model=Gpu)
+    async def gpu() -> Response:
+        """Of a machine without a GPU the host's memory."""
+        return await answer(Gpu, lambda: _service().machine())
+
+    @api.get(
+        "/api/training/cleanups",
+        tags=["machine"],
+        summary="Memory before and after each job's end",
+        response_model=Cleanups,
+    )
+    async def cleanups(
+        job_id: Annotated[int | None, Query(description="Only of this job.")] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_JOBS, description="So many at most.")] = 100,
+    ) -> Response:
+        """One row for each device that a job used."""
+        return await answer(Cleanups, lambda: {"cleanups": _service().cleanups(job_id, limit)})
+
+    @api.post(
+        "/api/gpu/empty-cache",
+        tags=["machine"],
+        summary="Empty the server's own CUDA cache",
+        response_model=Emptied,
+        responses=answers(415),
+    )
+    async def empty_cache() -> Response:
+        """Also collects garbage. Jobs are not touched: their memory comes back when they end."""
+        return await answer(Emptied, lambda: _service().empty_cache(), long=True)
+
+    @api.get("/health", tags=["machine"], summary="Is the server there?", response_model=Health)
+    async def health() -> Response:
+        """Needs no token."""
+        _service()
+        return Response(Health().model_dump_json(), media_type="application/json")
+
+    @api.websocket("/ws/training/{job_id}")
+    async def watch(websocket: WebSocket, job_id: int) -> None:
+        await hub.serve(websocket, job_id)
+
+    return api
+
+
+def _add_unsupported(api: FastAPI, verb: str, desk: Desk) -> None:
+    doing = {"pause": "Pausing", "resume": "Resuming"}[verb]
+
+    @api.post(
+        f"/api/training/{verb}/{{job_id}}",
+        tags=["act"],
+        summary=f"{verb.title()} a job (not supported yet)",
+        operation_id=verb,
+        response_model=Status,
+        responses=answers(404, 409, 415),
+    )
+    async def unsupported(job_id: JobId) -> Response:
+        """Always 409 for now."""
+        job = await desk.do(_service().job, job_id)
+        raise NotAllowedError(
+            job.status, f"{doing} is not supported yet; job {job_id} is {job.status}."
+        )
+
+
+# What the routes ask
+
+
+def _service() -> Service:
+    return runtime.service()
+
+
+def _submitted(job_id: int) -> Submitted:
+    return Submitted(job_id=job_id, status=JobStatus.QUEUED)
+
+
+def _require(job_id: int, allows: Callable[[JobStatus], bool], otherwise: str) -> None:
+    job = _service().job(job_id)
+    if not allows(job.status):
+        raise NotAllowedError(job.status, f"Job {job_id} is {job.status}; it {otherwise}.")
+
+
+def _refuse_state(job: JobView, reason: str) -> None:
+    raise NotAllowedError(job.status, f"Job {job.job_id} is {job.status}; {reason}.")
+
+
+def _errors(job_id: int) -> Mapping[str, Any]:
+    service = _service()
+    job, failure = service.job(job_id), service.failure(job_id)
+    return {
+        "error": job.error,
+        "failure_kind": job.failure_kind,
+        "explanation": failure.explanation if failure else None,
+        "advice": failure.advice if failure else None,
+        "stacks": (failure.stacks if failure else service.stacks(job_id)) or None,
+        "log_tail": failure.log_tail if failure else service.log_tail(job_id),
+    }
+
+
+def _describe(job_id: int) -> Message:
+    """What a watcher of a job is told."""
+    job = _service().job(job_id, look=True)
+    return Message(Status.model_validate(job).model_dump(mode="json"), job.status.ended)
+
+
+# The description
+
+_BODY_SCHEMA: Final = TRAINING_REQUEST.json_schema(ref_template="#/components/schemas/{model}")
+_TRAINING_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {k: v for k, v in _BODY_SCHEMA.items() if k != "$defs"},
+                "examples": {
+                    "recipe": {
+                        "summary": "A built-in recipe",
+                        "value": {"recipe": "digits", "params": {"epochs": 5}, "name": "short"},
+                    },
+                    "script": {
+                        "summary": "A script of your own",
+                        "value": {
+                            "script": "/home/me/train.py",
+                            "args": ["--lr", "3e-4"],
+                            "env": {"OMP_NUM_THREADS": "2"},
+                            "timeout_minutes": 30,
+                        },
+                    },
+                },
+            }
+        },
+    }
+}
+
+
+def _openapi(api: FastAPI) -> dict[str, Any]:
+    if api.openapi_schema is None:
+        described = get_openapi(
+            title=api.title,
+            version=api.version,
+            description=api.description,
+            routes=api.routes,
+            tags=api.openapi_tags,
+        )
+        components = described["components"]
+        components["schemas"] |= _BODY_SCHEMA["$defs"]
+        for unused in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(unused, None)
+        components["securitySchemes"] = {
+            "token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "The value of SIGNALBOX_TOKEN, where the server was given one.",
+            }
+        }
+        described["security"] = [{}, {"token": []}]
+        api.openapi_schema = described
+    return api.openapi_schema
+
+
+_TAGS: Final = [
+    {"name": "submit", "description": "Queue a training, or ask whether it could be."},
+    {"name": "look", "description": "What runs, how it goes, what it said."},
+    {"name": "act", "description": "Cancel, retry, give more time. Safe to repeat."},
+    {"name": "files", "description": "What a job left behind, as streamed zips."},
+    {"name": "figures", "description": "One job, several, or all of them in figures."},
+    {"name": "machine", "description": "Memory, cleanups, and whether the server is there."},
+]
+
+_DESCRIPTION: Final = """\
+The same jobs as on the pages, for notebooks, scripts and other programs.
+
+- Times are UTC, ISO 8601; durations are seconds; sizes are bytes.
+- Every error is `{"detail": "one sentence"}`. A 422 names each wrong field in `problems`, a 409 the
+  job's `status`.
+- A POST with a body needs `Content-Type: application/json`. A POST without one needs that header
+  too, or `X-Requested-With: anything`, which a form of another site cannot send.
+- Where `SIGNALBOX_TOKEN` is set, send `Authorization: Bearer <token>`.
+- **WebSocket** `/ws/training/{job_id}`: the job's status at once, then at each change, with
+  `"complete": false`; the last message has `"complete": true`, and the socket is closed.
+"""
