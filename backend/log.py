@@ -19,8 +19,9 @@ LONGEST_LINE: Final = 2000
 LONGEST_CHARACTER: Final = 4
 """Bytes of UTF-8."""
 
-_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-"""Control sequences: CSI, OSC and the two-character ones. Source: ECMA-48, 5.3 and 5.4."""
+_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+"""Control sequences: CSI, OSC and the two-character ones. Source: ECMA-48, 5.3 and 5.4. One that is
+never ended takes no more than its line with it."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 """Control characters, and those that turn the direction of text."""

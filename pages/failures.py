@@ -76,9 +76,9 @@ def card(failure: FailureView) -> None:
             st.caption("The end of the log")
             long = failure.log_tail.count("\n") > details.SHORT_LOG
             height: Literal["content"] | int = 240 if long else "content"
-            st.code(failure.log_tail or "The log is empty.", language=None, height=height)
+            details.verbatim(failure.log_tail, "The log is empty.", height)
             st.caption("Where the process stood when it was stopped")
-            st.code(failure.stacks or "No stacks were taken.", language=None, wrap_lines=True)
+            details.verbatim(failure.stacks, "No stacks were taken.")
 
 
 st.title("Failures")

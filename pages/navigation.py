@@ -12,7 +12,10 @@ from pages.parts.live import turn
 PARTS = Path(__file__).parent / "parts"
 LOGO = str(PARTS / "logo.svg")
 WORDMARK = str(PARTS / "wordmark.svg")
-PHONE = """<style>
+STYLE = """<style>
+[data-testid="stTable"] th > div { max-width: 12rem !important; }
+[data-testid="stTable"] th p { overflow-wrap: break-word !important; }
+[data-testid="stTable"] td p { overflow-wrap: anywhere !important; }
 @media (max-width: 640px) {
   [class*="st-key-row-"] { row-gap: 0; padding-bottom: 0.5rem;
     border-bottom: 1px solid rgba(128, 128, 128, 0.25); }
@@ -20,7 +23,8 @@ PHONE = """<style>
   [class*="st-key-said-"], div:has(> [class*="st-key-said-"]) { max-width: 240px; }
 }
 </style>"""
-"""A job's two lines are nearer to each other than to the next job's."""
+"""However long a name in a table is, the figure beside it stays in sight. On a phone a job's two
+lines are nearer to each other than to the next job's."""
 
 
 @trouble.told()
@@ -57,7 +61,7 @@ def notices() -> None:
 
 
 st.set_page_config(page_title="Signalbox", page_icon=LOGO, layout="wide")
-st.html(PHONE)
+st.html(STYLE)
 st.logo(WORDMARK, size="large", icon_image=LOGO)
 page = st.navigation(
     [

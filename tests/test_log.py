@@ -244,3 +244,7 @@ def test_a_slice_of_a_huge_log_is_there_at_once(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_a_sequence_that_is_never_ended_hides_no_more_than_its_line() -> None:
+    assert as_shown("before\n\x1b]0;title\nTraceback") == "before\n\nTraceback"

@@ -24,7 +24,8 @@ def pairs(rows: Sequence[tuple[str, tuple[float, str], tuple[float, str]]]) -> N
     for name, before, after in rows:
         bars = _bar(before, top, BEFORE, "before") + _bar(after, top, AFTER, "after")
         lines.append(
-            f'<div style="margin:0.7rem 0"><div style="font-size:0.85rem">{_text(name)}</div>'
+            '<div style="margin:0.7rem 0">'
+            f'<div style="font-size:0.85rem;overflow-wrap:anywhere">{_text(name)}</div>'
             f"{bars}</div>"
         )
     st.html("".join(lines))

@@ -132,7 +132,7 @@ def stall_notice(job: JobView) -> None:
 
 
 def outcome(job: JobView) -> str:
-    """What a row says of a job beside its name."""
+    """What a row says of a job beside its name, in Markdown."""
     moment = job.finished_at or job.started_at or job.created_at
     return " · ".join([*_result(job), formats.ago(moment)])
 
@@ -147,7 +147,7 @@ def _result(job: JobView) -> list[str]:
             next_one = job.queue_position in (None, 1)
             return ["next in the queue" if next_one else f"place {job.queue_position} in the queue"]
         case JobStatus.FAILED:
-            return [formats.one_line(job.error or "", 64)]
+            return [formats.escape(job.error or "", 64)]
         case _:
             if job.best_eval_loss is not None:
                 return [f"best held-out {formats.figure(job.best_eval_loss)}", *ran(job)]
@@ -174,7 +174,7 @@ def row(job: JobView, place: str) -> None:
         with st.container(width="stretch"):
             job_link(job)
         with st.container(width=290, key=f"said-{place}-{job.job_id}"):
-            st.caption(formats.escape(outcome(job), 200))
+            st.caption(outcome(job))
         with st.container(width=72):
             if job.status.ended:
                 st.space(1)  # keeps the columns of all rows in line

@@ -37,6 +37,9 @@ function theme(element) {
 // On a touch screen a drag scrolls the page, and the buttons would lie on the legend.
 const touch = () => matchMedia("(pointer: coarse)").matches
 
+// Plotly reads tags in a name; and whether MathJax is there, where it finds dollar signs.
+const asText = (name) => name.replaceAll("&", "&amp;").replaceAll("<", "&lt;")
+
 // JSON has no NaN: null is a gap in the line. Each label says the step of its own point, because the
 // losses are measured at different steps.
 function traces(panel, look) {
@@ -44,7 +47,7 @@ function traces(panel, look) {
     const color = look.colors[series.color % look.colors.length]
     const few = series.x.length < 80
     return {
-      type: "scatter", mode: few ? "lines+markers" : "lines", name: series.name, x: series.x, y: series.y,
+      type: "scatter", mode: few ? "lines+markers" : "lines", name: asText(series.name), x: series.x, y: series.y,
       line: { color, width: series.color ? 2.2 : 1.6 }, marker: { color, size: series.x.length === 1 ? 7 : 4 },
       connectgaps: false, hovertemplate: "step %{x:,d}: %{y:.5~g}",
     }
@@ -104,7 +107,7 @@ function draw(Plotly, mount, data) {
     plot.setAttribute("role", "img")
     plot.setAttribute("aria-label", position ? panel.title : data.summary)
     Plotly.react(plot, traces(panel, look), layout(panel, look, data.revision, position === 0), {
-      displaylogo: false, displayModeBar: position || touch() ? false : "hover", doubleClick: "reset",
+      typesetMath: false, displaylogo: false, displayModeBar: position || touch() ? false : "hover", doubleClick: "reset",
       modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
       toImageButtonOptions: { filename: data.revision, scale: 2 },
     })

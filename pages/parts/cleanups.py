@@ -75,4 +75,5 @@ def held(holder: Mapping[str, Any]) -> str:
     """Who holds memory, and how much."""
     amount = holder.get("bytes")
     size = formats.size(amount) if isinstance(amount, int | float) else "an unknown amount"
-    return f"{holder.get('name') or 'a process'} (pid {holder.get('pid')}) holds {size}"
+    name = formats.one_line(holder.get("name") or "") or "a process"
+    return f"{name} (pid {holder.get('pid')}) holds {size}"

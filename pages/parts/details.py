@@ -29,9 +29,18 @@ MEMORY_HELP: Final = {
 
 def pairs(rows: Mapping[str, Any]) -> None:
     """Names and values in two columns; strangers' texts show as typed."""
-    st.table(
-        {formats.escape(k): formats.escape(v, 300) for k, v in rows.items()}, border="horizontal"
-    )
+    shown: dict[str, str] = {}
+    for name, value in rows.items():
+        label = formats.escape(name) or formats.NOTHING
+        while label in shown:  # names that look alike have a row each
+            label += "\u2060"
+        shown[label] = formats.escape(value, 300)
+    st.table(shown, border="horizontal")
+
+
+def verbatim(text: str, empty: str, height: Literal["content"] | int = "content") -> None:
+    """A stranger's text of many lines as it is; `empty` says that there is none."""
+    st.code(formats.lines(text) or empty, language=None, wrap_lines=True, height=height)
 
 
 def curve(job: JobView) -> Sequence[Point]:
@@ -150,7 +159,7 @@ def files(job: JobView) -> None:
         pairs({file.name: formats.size(file.bytes) for file in found})
     else:
         st.caption("The run folder is made when the job starts.")
-    st.code(job.folder, language=None, wrap_lines=True)
+    verbatim(job.folder, formats.NOTHING)
 
 
 def log(job: JobView) -> None:
@@ -160,7 +169,7 @@ def log(job: JobView) -> None:
     long = not job.status.ended or tail.count("\n") > SHORT_LOG
     height: Literal["content"] | int = 300 if long else "content"
     with st.container(height=height, border=False, autoscroll=True, key=f"log-{job.job_id}"):
-        st.code(tail or "Nothing has been written yet.", language=None, wrap_lines=True)
+        verbatim(tail, "Nothing has been written yet.")
     st.download_button(
         "Download log",
         data=lambda: runtime.service().log_bytes(job.job_id),
@@ -186,12 +195,12 @@ def failure(job: JobView) -> None:
         told(failed)
         if failed.stacks:
             with st.expander("Stacks of the process", icon=":material/account_tree:"):
-                st.code(failed.stacks, language=None, wrap_lines=True)
+                verbatim(failed.stacks, formats.NOTHING)
 
 
 def told(failed: FailureView, ended: str = "") -> None:
     """A failure from its message to what to try; `ended` says when, where that is wanted."""
-    st.code(failed.message or formats.NOTHING, language=None, wrap_lines=True)
+    verbatim(failed.message, formats.NOTHING)
     if failed.where:
         st.text(f"It was waiting in {formats.one_line(failed.where, 300)}.")
     if failed.kind != FailureKind.TIMEOUT:  # whose message says it

@@ -25,6 +25,43 @@ KIND_WORDS: Final = {
 _MARKDOWN: Final = re.compile(r"([!-/:-@\[-`{-~])")
 _ACTING: Final = re.compile(r"(:(?=[\\\w])|@|[wW]{3}(?=\\\.))")
 _RIGHT_TO_LEFT: Final = frozenset({"R", "AL"})
+_LONGEST: Final = 10_000
+
+_COLOURS: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+"""What colours a terminal and moves its cursor. Source: ECMA-48, 5.4 (control sequences)."""
+_BREAKS: Final = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+_BLANKS: Final = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and signs that show as nothing."""
+_FLOOD: Final = re.compile("m{5,}")
+
+
+class _Shown(dict[int, str | None]):
+    """What becomes of each character of a stranger's text, for `str.translate`."""
+
+    def __missing__(self, code: int) -> str | None:
+        character = chr(code)
+        kind = unicodedata.category(character)
+        shown: str | None = character
+        if character in _BREAKS:
+            shown = "\n"
+        elif character in _BLANKS or (kind == "Cc" and character != "\t"):
+            shown = " "
+        elif kind in {"Cf", "Cs"}:
+            shown = None
+        self[code] = shown
+        return shown
+
+
+class _Kinds(dict[int, str]):
+    """`m` for a mark that is drawn over the letter before it, else a dot."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = kind = "m" if unicodedata.category(chr(code)) in {"Mn", "Me"} else "."
+        return kind
+
+
+_SHOWN: Final = _Shown()
+_KINDS: Final = _Kinds()
 
 
 def duration(seconds: float | None) -> str:
@@ -101,14 +138,24 @@ def some(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def lines(text: Any) -> str:
+    """A stranger's text as plain lines, for places that show text as it is.
+
+    Every break is a new line, so that a carriage return hides nothing. Colours, control characters
+    and those without a width or that turn the writing are left out, and of a flood of combining
+    marks all but four.
+    """
+    plain = _COLOURS.sub("", str(text)).replace("\r\n", "\n").translate(_SHOWN)
+    pieces, end = [], 0
+    for flood in _FLOOD.finditer(plain.translate(_KINDS)):
+        pieces.append(plain[end : flood.start() + 4])
+        end = flood.end()
+    return "".join([*pieces, plain[end:]])
+
+
 def one_line(text: Any, most: int = 120) -> str:
-    """A stranger's text on one line: no control or direction marks, and not without end."""
-    plain = "".join(
-        " " if unicodedata.category(c) in {"Cc", "Zl", "Zp", "Zs"} else c
-        for c in str(text)[: 4 * most]
-        if unicodedata.category(c) not in {"Cf", "Cs", "Co", "Cn"}
-    )
-    plain = " ".join(plain.split())
+    """A stranger's text on one line: as `lines`, and not without end."""
+    plain = " ".join(lines(str(text)[:_LONGEST]).split())
     return plain if len(plain) <= most else plain[: most - 1].rstrip() + "…"
 
 

@@ -13,7 +13,7 @@ def heading(job: JobView) -> None:
     """
     with st.container(horizontal=True, vertical_alignment="center", wrap=False):
         with st.container(width="stretch"):
-            st.title(formats.escape(job.name), anchor=False)
+            st.title(formats.escape(job.name) or f"Job {job.job_id}", anchor=False)
         with st.container(width=84, horizontal_alignment="right"):
             if job.status.ended:
                 st.space(1)

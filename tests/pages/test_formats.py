@@ -1,9 +1,12 @@
 """Numbers, times and strangers' texts."""
 
+import unicodedata
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pages.parts import formats
 
@@ -81,6 +84,50 @@ def test_one_line_has_no_breaks_no_direction_marks_and_an_end() -> None:
     assert formats.one_line("a\r\n\tb\0c\u202ed\u2028e") == "a b cd e"
     assert formats.one_line("x" * 500, 10) == "xxxxxxxxx…"
     assert formats.one_line("\ud800a") == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("one\r\ntwo\rthree\u2028four\x85five\x0bsix", "one\ntwo\nthree\nfour\nfive\nsix"),
+        ("\x1b[1;31mred\x1b[0m\x1b[2J", "red"),
+        ("\x1b]8;;http://a.b\x07link", " ]8;;http://a.b link"),
+        ("nul\0 bell\x07", "nul  bell "),
+        ("abc\u202efdp.exe\u2066\u200f", "abcfdp.exe"),
+        ("in\u200bvis\u200dible\ufeff", "invisible"),
+        ("\udc80half a pair", "half a pair"),
+        ("\u3164\u2800", "  "),
+        ("z" + "\u0336\u035c" * 200 + "!", "z\u0336\u035c\u0336\u035c!"),
+        ("\u0e01" + "\u0e47" * 200, "\u0e01" + "\u0e47" * 4),
+    ],
+)
+def test_lines_hide_nothing_and_turn_nothing(text: str, plain: str) -> None:
+    assert formats.lines(text) == plain
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'File "a.py", line 1\n\tx = 1\n\n    y',
+        "naïve “quotes” 你好 مرحبا 100 % █▌",
+        "e\u0301 a\u0323\u0302 \u05e9\u05c1\u05bc\u05b8 ชื่อ \u0928\u093f",
+        "🙂 \U0001fae8 ❤\ufe0f",
+    ],
+)
+def test_what_people_write_stays_as_it_is(text: str) -> None:
+    assert formats.lines(text) == text
+
+
+@given(st.text(alphabet=st.characters(), max_size=300))
+def test_no_text_at_all_can_turn_hide_or_break_a_line(text: str) -> None:
+    plain = formats.lines(text)
+    kinds = {unicodedata.category(c) for c in plain if c not in "\n\t"}
+    assert not kinds & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    assert formats.lines(plain) == plain
+    line = formats.one_line(text, 50)
+    assert len(line) <= 50
+    assert len(line.splitlines()) <= 1
+    formats.escape(text, 50).encode()  # what is sent to a browser; half a pair cannot be
 
 
 @pytest.mark.parametrize(

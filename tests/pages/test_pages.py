@@ -15,7 +15,7 @@ from backend.models import FailureKind, JobStatus, RequestKind, utc_now
 from backend.service import Service
 from backend.submission import Submission
 from backend.views import FailureView, JobFilter, JobPage, JobView
-from pages.parts import bars, details
+from pages.parts import bars, cards, details
 from tests.conftest import PROJECT
 from tests.pages.conftest import HOSTILE, Open, Rows, sound, words
 from tests.waiting import wait_until
@@ -511,3 +511,31 @@ def test_the_sidebar_counts(rows: Rows, open_page: Open) -> None:
     text = " ".join(m.value for m in open_page().sidebar.markdown)
     assert "2 running" in text
     assert "1 queued" in text
+
+
+def test_files_whose_names_look_alike_have_a_row_each(rows: Rows, open_page: Open) -> None:
+    job_id = rows.job(JobStatus.COMPLETED)
+    folder = rows.run(job_id).folder
+    for number, name in enumerate(("same", "same\u200b", "x" * 150, "x" * 150 + "y", "\u200b"), 1):
+        (folder / name).write_bytes(b"." * number)
+    said = open_page("job", id=str(job_id)).table[-1].value.to_string()
+    assert all(f"{number} B" in said for number in range(1, 6))
+
+
+def test_an_error_in_hebrew_does_not_turn_what_stands_beside_it(rows: Rows) -> None:
+    job_id = rows.failed(FailureKind.CRASHED, "\u05e9\u05dc\u05d5\u05dd (1)")
+    said = cards.outcome(runtime.service().job(job_id))
+    assert said == "\u2068\u05e9\u05dc\u05d5\u05dd \\(1\\)\u2069 · just now"
+
+
+def test_a_name_that_shows_as_nothing_is_still_a_heading(rows: Rows, open_page: Open) -> None:
+    job_id = rows.job(name="\u3164\u200b")
+    assert open_page("job", id=str(job_id)).title[0].value == f"Job {job_id}"
+
+
+def test_what_a_failure_says_is_shown_without_what_would_hide_a_part_of_it(
+    rows: Rows, open_page: Open
+) -> None:
+    job_id = rows.failed(FailureKind.CRASHED, "first\rsecond \x1b[31mred\x1b[0m \u202eturned")
+    for page in (open_page("failures"), open_page("job", id=str(job_id))):
+        assert "first\nsecond red turned" in [code.value for code in page.code]

@@ -239,9 +239,9 @@ def test_a_page_is_as_quick_over_huge_files_and_ten_thousand_jobs(
     curves: list[Path] = []
     read_tail, read_points = log.read_tail, service.read_points
 
-    def counted(path: Path, most_bytes: int) -> bytes:
+    def counted(path: Path, most_bytes: int, *mask: Any) -> bytes:
         asked.append(most_bytes)
-        return read_tail(path, most_bytes)
+        return read_tail(path, most_bytes, *mask)
 
     def noted(path: Path) -> Any:
         curves.append(path)
