@@ -19,7 +19,9 @@ LONGEST_LINE: Final = 2000
 LONGEST_CHARACTER: Final = 4
 """Bytes of UTF-8."""
 
-_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+_ESCAPE: Final = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
+)
 """Control sequences: CSI, OSC and the two-character ones. Source: ECMA-48, 5.3 and 5.4. One that is
 never ended takes no more than its line with it."""
 

@@ -585,10 +585,8 @@ _MOST_PARTS: Final = 32
 
 
 def _entries(path: Path, whole_bytes: int, after: int = -1) -> Iterator[Sequence[Any]]:
-    """What the lines hold, block by block: objects, or points where a block has other lines too.
-
-    After a step only: begins at an earlier line, and seldom at the first.
-    """
+    """What the lines hold, block by block: objects, or points where a block has other lines too;
+    at least all that come after the last line of the step `after` or a lower one."""
     try:
         with open(path, "rb", opener=lambda _, flags: open_inside(path, flags)) as file:
             status = os.fstat(file.fileno())
@@ -604,8 +602,10 @@ def _entries(path: Path, whole_bytes: int, after: int = -1) -> Iterator[Sequence
 
 
 def _begin_of_news(file: BinaryIO, size: int, after: int) -> int:
-    """Where a line begins, behind which the last one is that has such a step or a lower one; looks
-    for it through no more than the last eighth of a long file, and is 0 where it is not there."""
+    """Where to begin to read, so that the last line of this step or a lower one is still read.
+
+    Looks for it no further back than an eighth of a long file; 0 where it is not in there.
+    """
     earliest = size - max(64 * LOOK_BACK_BYTES, size // 8)
     end, length = size, LOOK_BACK_BYTES
     while end > max(0, earliest):
@@ -668,7 +668,7 @@ def _decoded(block: bytes) -> Sequence[Any]:
             return list(json.loads(b"[" + block.replace(b"\n", b",\n") + b"]"))
         except (ValueError, RecursionError):
             pass
-    return [parse_point(line) for line in block.split(b"\n")]
+    return [parse_point(line) for line in block.split(b"\n") if b"{" in line]
 
 
 def _rows(batches: Iterable[Sequence[Any]]) -> Iterator[_Row]:
@@ -804,7 +804,7 @@ def _thinned(rows: Iterator[_Row], most: int, after: int = -1) -> tuple[list[_Ro
             block, block_points = [], 0
         while len(blocks) >= most_blocks:
             pairs = (blocks[n : n + 2] for n in range(0, len(blocks), 2))
-            blocks = [_extremes([row for block in pair for row in block]) for pair in pairs]
+            blocks = [_extremes([row for half in pair for row in half]) for pair in pairs]
             size *= 2
     if block:
         blocks.append(block)
