@@ -43,7 +43,7 @@ if not token and not is_local_address(address):
         f"Signalbox cannot start. It would listen on {address or 'every address'}, where others "
         "can reach it and run programs as you: set SIGNALBOX_TOKEN, or listen on 127.0.0.1."
     )
-api = make_api()
+api = make_api(asks_for_token=token is not None)
 
 
 @asynccontextmanager

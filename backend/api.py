@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import anyio
 from anyio import to_thread
-from fastapi import FastAPI, Path, Query, Request, WebSocket
+from fastapi import Depends, FastAPI, Header, Path, Query, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response, StreamingResponse
@@ -77,6 +77,21 @@ MAX_ID: Final = 2**63 - 1
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
+
+def _by_hand(
+    x_requested_with: Annotated[
+        str,
+        Header(
+            description="Anything; a POST without a body needs it, or Content-Type: "
+            "application/json. The door has looked at it already."
+        ),
+    ] = "docs",
+) -> None:
+    """For the description, and its page, which sends what is described."""
+
+
+BODILESS: Final = [Depends(_by_hand)]
+
 JobId = Annotated[int, Path(description="The job's number.", examples=[12])]
 
 
@@ -97,8 +112,12 @@ class Desk:
         return await to_thread.run_sync(work, *args, limiter=self._limiter)
 
 
-def make_api() -> FastAPI:
-    """The application; it finds the service of this process when it is asked."""
+def make_api(*, asks_for_token: bool = False) -> FastAPI:
+    """The application; it finds the service of this process when it is asked.
+
+    Args:
+        asks_for_token: whether the door in front of it does, for its description.
+    """
     desk, long_desk = Desk(THREADS, MAX_WAITING), Desk(LONG_THREADS, MAX_LONG_WAITING)
     zip_desk = Desk(LONG_THREADS, MAX_DOWNLOADS)
     downloads = 0
@@ -118,7 +137,7 @@ def make_api() -> FastAPI:
         redirect_slashes=False,
     )
     api.state.hub = hub
-    api.openapi = lambda: _openapi(api)  # type: ignore[method-assign]
+    api.openapi = lambda: _openapi(api, asks_for_token)  # type: ignore[method-assign]
     for kind, handler in HANDLERS.items():
         api.add_exception_handler(kind, handler)
 
@@ -305,6 +324,7 @@ def make_api() -> FastAPI:
     @api.post(
         "/api/training/cancel/{job_id}",
         tags=["act"],
+        dependencies=BODILESS,
         summary="End a job",
         response_model=Status,
         responses=answers(404, 409, 415),
@@ -323,6 +343,7 @@ def make_api() -> FastAPI:
     @api.post(
         "/api/training/extend/{job_id}",
         tags=["act"],
+        dependencies=BODILESS,
         summary="Give a job another full timeout",
         response_model=Status,
         responses=answers(404, 409, 415),
@@ -340,6 +361,7 @@ def make_api() -> FastAPI:
     @api.post(
         "/api/training/retry/{job_id}",
         tags=["act"],
+        dependencies=BODILESS,
         summary="Run a job again",
         status_code=201,
         response_model=Submitted,
@@ -499,6 +521,7 @@ def make_api() -> FastAPI:
     @api.post(
         "/api/gpu/empty-cache",
         tags=["machine"],
+        dependencies=BODILESS,
         summary="Empty the server's own CUDA cache",
         response_model=Emptied,
         responses=answers(415),
@@ -526,6 +549,7 @@ def _add_unsupported(api: FastAPI, verb: str, desk: Desk) -> None:
     @api.post(
         f"/api/training/{verb}/{{job_id}}",
         tags=["act"],
+        dependencies=BODILESS,
         summary=f"{verb.title()} a job (not supported yet)",
         operation_id=verb,
         response_model=Status,
@@ -609,7 +633,7 @@ _TRAINING_BODY: Final[dict[str, Any]] = {
 }
 
 
-def _openapi(api: FastAPI) -> dict[str, Any]:
+def _openapi(api: FastAPI, asks_for_token: bool) -> dict[str, Any]:
     if api.openapi_schema is None:
         described = get_openapi(
             title=api.title,
@@ -622,14 +646,11 @@ def _openapi(api: FastAPI) -> dict[str, Any]:
         components["schemas"] |= _BODY_SCHEMA["$defs"]
         for unused in ("HTTPValidationError", "ValidationError"):
             components["schemas"].pop(unused, None)
-        components["securitySchemes"] = {
-            "token": {
-                "type": "http",
-                "scheme": "bearer",
-                "description": "The value of SIGNALBOX_TOKEN, where the server was given one.",
-            }
-        }
-        described["security"] = [{}, {"token": []}]
+        if asks_for_token:
+            token = {"type": "http", "scheme": "bearer", "description": "SIGNALBOX_TOKEN."}
+            components["securitySchemes"] = {"token": token}
+            described["security"] = [{"token": []}]
+            described["paths"]["/health"]["get"]["security"] = []
         api.openapi_schema = described
     return api.openapi_schema
 

@@ -122,7 +122,8 @@ class Job(SQLModel, table=True):
     """The verdict that its processes are being ended for; it is there before the first signal."""
 
     progress: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
-    """The last good reading of progress.json, without its history, saved when the job ends."""
+    """The last good reading of progress.json, without its history; while the job runs, of the last
+    half minute."""
     error: str | None = None
     failure_kind: FailureKind | None = Field(default=None, sa_column=Column(_word(FailureKind)))
     checkpoint: str | None = None

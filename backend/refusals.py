@@ -104,17 +104,46 @@ HANDLERS: Final[Mapping[type[Exception], _Handler]] = {
 }
 
 
-_ERRORS: Final[Mapping[int, tuple[type[Error], str]]] = {
-    400: (Error, "The request makes no sense, or the server was called by a name not its own."),
-    401: (Error, "SIGNALBOX_TOKEN is set, and the request does not hold it."),
-    403: (Error, "The request comes from a page of another site."),
-    404: (Error, "There is no such job, checkpoint or address."),
-    409: (Conflict, "The job's state does not allow it."),
-    413: (Error, "The body is too large."),
-    415: (Error, "The body is not JSON, or a POST without one lacks its header."),
-    422: (Invalid, "Something in the request is wrong; all of it is named."),
-    429: (Error, "The queue is full, or too many requests wait."),
-    503: (Error, "The database cannot be used for a moment, or the server is closing."),
+# By status: its shape, what it means, and the sentence of an example.
+_ERRORS: Final[Mapping[int, tuple[type[Error], str, str]]] = {
+    400: (
+        Error,
+        "The request makes no sense, or the server was called by a name not its own.",
+        "The body is no valid JSON: EOF while parsing a value at line 1 column 0.",
+    ),
+    401: (
+        Error,
+        "SIGNALBOX_TOKEN is set, and the request does not hold it.",
+        "This server asks for its token: send it as Authorization: Bearer.",
+    ),
+    403: (
+        Error,
+        "The request comes from a page of another site.",
+        "The request comes from a page of another site.",
+    ),
+    404: (Error, "There is no such job, checkpoint or address.", "There is no job 99."),
+    409: (Conflict, "The job's state does not allow it.", ""),
+    413: (
+        Error,
+        "The body is too large.",
+        "The body is too large; at most 1,048,576 bytes are taken.",
+    ),
+    415: (
+        Error,
+        "The body is not JSON, or a POST without one lacks its header.",
+        "The body must be JSON, sent with Content-Type: application/json.",
+    ),
+    422: (Invalid, "Something in the request is wrong; all of it is named.", ""),
+    429: (
+        Error,
+        "The queue is full, or too many requests wait.",
+        "The server is busy: 256 such requests wait already. Try again in a moment.",
+    ),
+    503: (
+        Error,
+        "The database cannot be used for a moment, or the server is closing.",
+        "The database cannot be read (another program keeps it locked); try again.",
+    ),
 }
 
 
@@ -122,6 +151,8 @@ def answers(*statuses: int, **models: type[Error]) -> dict[int | str, dict[str, 
     """What OpenAPI says of refusals; a model by its status where it is not the usual one."""
     found: dict[int | str, dict[str, Any]] = {}
     for status in (*statuses, *map(int, models)):
-        model, description = _ERRORS[status]
+        model, description, detail = _ERRORS[status]
         found[status] = {"model": models.get(str(status), model), "description": description}
+        if model is Error:
+            found[status]["content"] = {"application/json": {"example": {"detail": detail}}}
     return found

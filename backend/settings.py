@@ -1,9 +1,11 @@
 """The settings: the one place that reads the environment."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
@@ -45,13 +47,22 @@ class Settings(BaseSettings):
         default=120, description="seconds from asking to giving up, on pause"
     )
     token: SecretStr | None = Field(
-        default=None, description="what the HTTP API asks for as Authorization: Bearer"
+        default=None, description="what pages and API ask for; as Authorization: Bearer, by the API"
     )
 
     @field_validator("data")
     @classmethod
     def _absolute(cls, folder: Path) -> Path:
         return folder.expanduser().absolute()
+
+    @field_validator("token")
+    @classmethod
+    def _fit_for_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        if token and not re.fullmatch("[!-~]+", token.get_secret_value()):
+            raise PydanticCustomError(
+                "token", "it must be of ASCII letters, digits and signs, without blanks"
+            )
+        return token
 
     @property
     def timeout_seconds(self) -> float:

@@ -200,7 +200,8 @@ class Error(Shape):
 class Conflict(Error):
     """The job's state does not allow it."""
 
-    status: JobStatus = Field(description="The state that the job is in.")
+    detail: str = Field(examples=["Job 12 is completed; it has ended already."])
+    status: JobStatus = Field(description="The state that the job is in.", examples=["completed"])
 
 
 class Wrong(Shape):
@@ -213,6 +214,7 @@ class Wrong(Shape):
 class Invalid(Error):
     """Everything that is wrong with a request, at once."""
 
+    detail: str = Field(examples=["params.epochs: Must be at least 1."])
     problems: list[Wrong]
 
 

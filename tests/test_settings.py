@@ -70,3 +70,14 @@ def test_nonsense_is_refused_in_one_line_that_names_the_variable(
     assert name in message
     assert repr(value) in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("token", ["two words", "tab\t", "schlüssel", "line\n"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_told(
+    monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("SIGNALBOX_TOKEN", token)
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert str(caught.value).startswith("SIGNALBOX_TOKEN is a secret, but it must be of ASCII")
+    assert token not in str(caught.value)
