@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 import streamlit as st
 
+from backend.service import QueueFullError
 from backend.store import StoreError
 from pages.parts import formats
 
@@ -63,7 +64,7 @@ def acting(spot: str, title: str, do: Callable[..., None]) -> Callable[..., None
         st.session_state.pop(REFUSED, None)
         try:
             do(*args)
-        except StoreError as error:
+        except (StoreError, QueueFullError) as error:
             refuse(spot, title, str(error))
 
     return act

@@ -3,19 +3,24 @@
 import asyncio
 import io
 import json
+import sqlite3
 import statistics
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from backend.models import Job
 from backend.paths import DataPaths
+from backend.service import MAX_QUEUED
 from backend.shapes import Status
+from backend.store import Store
 from tests.server import Server
 from tests.waiting import wait_until
 
@@ -166,6 +171,43 @@ def test_a_good_description_is_valid_and_queues_nothing(client: httpx.Client) ->
     answer = client.post("/api/training/validate", json={"recipe": "char_lm"})
     assert (answer.status_code, answer.json()) == (200, {"valid": True, "problems": []})
     assert client.get("/api/training/jobs").json()["total"] == before
+
+
+def test_a_full_queue_is_refused_and_the_bound_is_named(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    script = tmp_path / "script.py"
+    script.write_text("import time; time.sleep(600)")
+    store = Store(DataPaths(data).database)
+    with store._write() as session:  # a thousand transactions would take their time
+        for number in range(MAX_QUEUED + 1):
+            session.add(
+                Job(
+                    name=f"{number}",
+                    recipe="script",
+                    timeout_seconds=600,
+                    gpus=0,
+                    params={"script": str(script)},
+                    command={"argv": [str(script)]},
+                )
+            )
+    store.close()
+    with (
+        Server(data, workers=1, cancel_grace_seconds=1) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        wait_for(client, 1, "running")
+        body = {"script": str(script)}
+        answer = client.post("/api/training/execute", json=body)
+        assert answer.status_code == 429
+        assert "The queue is full: 1,000 jobs wait." in answer.json()["detail"]
+        assert client.post("/api/training/validate", json=body).status_code == 200
+        assert post(client, "cancel/500").status_code == 200
+        assert client.post("/api/training/execute", json=body).status_code == 201
+        with closing(sqlite3.connect(DataPaths(data).database)) as database, database:
+            database.execute("UPDATE job SET status = 'cancelled' WHERE status = 'queued'")
+        post(client, "cancel/1")
+        wait_for(client, 1, "cancelled")
 
 
 # Looking

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend import runtime
+from backend import runtime, service
 from backend.models import JobStatus
 from backend.recipes import RECIPES
 from backend.views import JobView
@@ -252,3 +252,18 @@ def test_submit_like_an_unknown_job_says_so_and_shows_the_form(
     page = open_page("submit", like=text)
     assert "no job" in page.warning[0].value
     assert any(b.label == "Submit" for b in page.button)
+
+
+def test_a_full_queue_is_told_in_its_place_and_keeps_what_was_typed(
+    rows: Rows, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = form(open_page)
+    fill(page, name="kept")
+    rows.job()
+    monkeypatch.setattr(service, "MAX_QUEUED", 1)
+    page = press(page)
+    assert "The queue is full" in problems(page)
+    assert len(queued()) == 1
+    monkeypatch.setattr(service, "MAX_QUEUED", 2)
+    press(page)
+    assert {job.name for job in queued()} == {"a job", "kept"}
