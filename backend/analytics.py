@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from backend.progress import CurveFigures, Reading
+from backend.curve import CurveFigures
+from backend.progress import Reading
 
 NOT_REPORTED: Final = "not reported"
 """The time before a job named a phase."""

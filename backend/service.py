@@ -22,6 +22,15 @@ from filelock import FileLock, Timeout
 from backend import analytics, archive, diagnosis, log
 from backend.analytics import Compared, Comparison, JobAnalytics
 from backend.archive import Checkpoint
+from backend.curve import (
+    History,
+    Point,
+    figures_of,
+    read_figures,
+    read_history,
+    read_points,
+    thin,
+)
 from backend.gpu import MemorySource, empty_cache, find_source
 from backend.log import LogSlice
 from backend.mask import Mask
@@ -38,16 +47,7 @@ from backend.models import (
 from backend.paths import DataPaths, RunPaths
 from backend.pool import Pool
 from backend.processes import find_all_marked
-from backend.progress import (
-    History,
-    Point,
-    ProgressReader,
-    Reading,
-    read_figures,
-    read_history,
-    read_points,
-    thin,
-)
+from backend.progress import ProgressReader, Reading
 from backend.recipes import command_for
 from backend.schema import SchemaError, set_aside_if_damaged
 from backend.settings import Settings
@@ -388,7 +388,10 @@ class Service:
     def log_archive(self, job_id: int) -> Iterator[bytes]:
         """A zip of the log, progress, metrics and spec, as its chunks. Raises UnknownJobError."""
         paths, mask = self._kept(job_id)
-        return archive.stream(paths, archive.log_names(paths), f"job-{job_id}", mask, compress=True)
+        names = archive.log_names(paths)
+        if not names:
+            raise archive.NotSavedError(f"Job {job_id} has written nothing.")
+        return archive.stream(paths, names, f"job-{job_id}", mask, compress=True)
 
     def checkpoints(self, job_id: int) -> Sequence[Checkpoint]:
         """What the job has saved, oldest first. Raises UnknownJobError."""
@@ -400,13 +403,16 @@ class Service:
 
         Raises:
             UnknownJobError: there is no such job.
-            UnknownCheckpointError: there is no such checkpoint, or nothing was saved at all.
+            NotSavedError: there is no such checkpoint, or nothing was saved at all.
         """
         self._job(job_id)
         paths = self._paths.run(job_id)
         names = archive.model_names(paths, checkpoint)
         if not names:
-            raise archive.UnknownCheckpointError(f"Job {job_id} has saved nothing yet.")
+            raise archive.NotSavedError(
+                f"Job {job_id} has saved nothing: what a job saves into SIGNALBOX_CHECKPOINT_DIR, "
+                "or beside it into SIGNALBOX_RUN_DIR, can be downloaded."
+            )
         return archive.stream(paths, names, f"job-{job_id}", None, compress=False)
 
     def stacks(self, job_id: int) -> str:
@@ -572,6 +578,8 @@ class Service:
         curve = read_figures(paths.metrics)
         if not curve.points:
             curve = read_figures(paths.seen)
+        if not curve.points:  # some keep their history in progress.json only
+            curve = figures_of(self.history(job.id))
         supervisor = self._pool.supervisor(job.id)
         live = supervisor.live() if supervisor else None
         reading = (live.reading if live else None) or Reading.from_summary(job.progress)

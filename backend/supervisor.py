@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backend import diagnosis, log
+from backend.curve import Point
 from backend.diagnosis import Verdict
 from backend.gpu import JobMeter, Measurement, MemorySource, empty_cache
 from backend.models import Cleanup, Failure, FailureKind, Job, JobStatus, RequestKind, utc_now
@@ -33,7 +34,7 @@ from backend.processes import (
     send_kill,
     take_stacks,
 )
-from backend.progress import PhaseClock, Point, ProgressReader, Reading
+from backend.progress import PhaseClock, ProgressReader, Reading
 from backend.recipes import Command
 from backend.settings import PROJECT_FOLDER, Settings
 from backend.spec import Ending, RunSpec, StopFile

@@ -18,7 +18,8 @@ from backend.analytics import (
     analyse,
     compare,
 )
-from backend.progress import CurveFigures, Reading, read_figures
+from backend.curve import CurveFigures, read_figures
+from backend.progress import Reading
 from backend.settings import Settings
 from backend.store import Store
 from tests.test_supervisor import Watched

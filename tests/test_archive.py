@@ -16,7 +16,7 @@ from backend import archive
 from backend.archive import (
     COMPLETE,
     Checkpoint,
-    UnknownCheckpointError,
+    NotSavedError,
     checkpoints,
     log_names,
     model_names,
@@ -103,7 +103,7 @@ def test_a_marker_that_is_a_link_or_a_folder_is_none(paths: RunPaths, tmp_path: 
     os.mkfifo(_save(paths, "step-3", complete=False) / COMPLETE)
     assert [c.complete for c in checkpoints(paths)] == [False] * 3
     for name in ("step-1", "step-2", "step-3"):
-        with pytest.raises(UnknownCheckpointError):
+        with pytest.raises(NotSavedError):
             model_names(paths, name)
 
 
@@ -191,7 +191,7 @@ def test_a_checkpoint_that_is_not_there_or_not_complete_is_unknown(
     _save(paths, "step-2", complete=False)
     _save(paths, ".step-4.77.tmp")
     (paths.checkpoints / "last.pt").touch()
-    with pytest.raises(UnknownCheckpointError, match=r"^Job 12 has no complete .*\.$") as raised:
+    with pytest.raises(NotSavedError, match=r"^Job 12 has no complete .*\.$") as raised:
         model_names(paths, name)
     assert len(str(raised.value)) < 1000
     assert str(raised.value).isprintable()
@@ -211,7 +211,7 @@ def test_links_and_what_is_no_file_are_left_out(paths: RunPaths, tmp_path: Path)
     (tmp_path / "13").symlink_to(paths.folder)
     assert model_names(RunPaths(tmp_path / "13"), None) == []
     assert log_names(RunPaths(tmp_path / "13")) == []
-    with pytest.raises(UnknownCheckpointError):
+    with pytest.raises(NotSavedError):
         model_names(RunPaths(tmp_path / "13"), "step-1")
 
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"pool"},
     {"supervisor"},
     {"spec", "processes", "stall", "progress", "gpu", "diagnosis", "store", "log"},
-    {"schema"},
+    {"schema", "curve"},
     {"models", "recipes", "paths", "mask"},
     {"settings"},
 ]

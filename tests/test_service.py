@@ -723,3 +723,37 @@ def test_the_list_is_filtered_and_sorted_by_the_database(
     assert names(text="job 1") == ["beta"]
     assert names(limit=1, offset=1) == ["alpha"]
     assert idle_service.jobs(JobFilter(limit=1)).total == 3
+
+
+# Figures
+
+
+def test_a_history_that_is_only_in_progress_json_has_its_figures(
+    service: Service, settings: Settings, script: Script
+) -> None:
+    job = ended(
+        service,
+        script(
+            """
+            import json, os
+            history = [
+                {"step": n, "loss": 9 - n, "timestamp": f"2026-11-23T18:00:{n:02}Z"}
+                for n in range(8)
+            ]
+            document = {"step": 7, "loss": 2, "metrics_history": history}
+            with open(os.environ["SIGNALBOX_PROGRESS"], "w") as file:
+                json.dump(document, file)
+            """
+        ),
+    )
+    run = DataPaths(settings.data).run(job.job_id)
+    assert not run.metrics.exists()
+    assert not run.seen.exists()
+    figures = service.analytics(job.job_id)
+    assert figures.steps == 8
+    assert (figures.best_train_loss, figures.best_train_step) == (2, 7)
+    assert figures.mean_steps_per_second == 1
+    (compared,) = service.compare([job.job_id]).jobs
+    assert compared.analytics == figures
+    run.metrics.write_text('{"step": 1, "loss": 5}\n')
+    assert service.analytics(job.job_id).steps == 1, "the whole curve goes first"

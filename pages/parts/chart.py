@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import streamlit as st
 
-from backend.progress import Point
+from backend.curve import Point
 from pages.parts import plotly_script
 from pages.parts.formats import count, figure, one_line
 

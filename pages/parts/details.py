@@ -7,8 +7,8 @@ from typing import Any, Final, Literal
 import streamlit as st
 
 from backend import runtime, stall
+from backend.curve import Point
 from backend.models import Event, FailureKind, JobStatus
-from backend.progress import Point
 from backend.views import FailureView, JobView
 from pages.parts import cards, formats
 from pages.parts.chart import best_held_out, held_out

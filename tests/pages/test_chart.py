@@ -2,7 +2,7 @@
 
 import json
 
-from backend.progress import Point
+from backend.curve import Point
 from pages.parts import chart
 
 

@@ -19,7 +19,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backend import progress
+from backend import curve, progress
 from backend.paths import RunPaths
 from backend.training import runner, signalbox
 from backend.training.signalbox import History, Point, Run
@@ -83,8 +83,8 @@ def test_the_file_names_are_those_that_the_server_reads() -> None:
     assert paths.folder / signalbox.STOP_FILE == paths.stop
     assert paths.folder / runner.EXIT_FILE == paths.exit
     assert paths.folder / runner.STACKS_FILE == paths.stacks
-    assert signalbox.ALIASES.items() <= progress.LONG_NAMES.items()
-    assert signalbox.MAX_POINTS == progress.MAX_POINTS
+    assert signalbox.ALIASES.items() <= curve.LONG_NAMES.items()
+    assert signalbox.MAX_POINTS == curve.MAX_POINTS
 
 
 def test_all_fields_are_published(job: Read) -> None:
@@ -117,7 +117,7 @@ def test_the_server_reads_what_the_helper_writes(job: Read, paths: RunPaths) -> 
     reading = progress.parse(paths.progress.read_bytes())
     assert (reading.current_step, reading.non_finite_count) == (2, 1)
     assert [point.values["train_loss"] for point in reading.history] == [2.0, None]
-    assert [p.step for p in progress.read_points(paths.metrics)] == [1, 2]
+    assert [p.step for p in curve.read_points(paths.metrics)] == [1, 2]
 
 
 def test_the_rate_gives_samples_and_remaining_time(job: Read) -> None:
