@@ -114,6 +114,9 @@ async def plotly(_: Request) -> FileResponse:
     )
 
 
+API_ALONE: Final = ("/api", "/health")
+
+
 class ApiFirst:
     """Gives the API its own addresses; all others are Streamlit's."""
 
@@ -122,7 +125,7 @@ class ApiFirst:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        mine = scope["type"] != "lifespan" and (path.startswith(API) or path == "/health")
+        mine = scope["type"] != "lifespan" and (path.startswith(API) or path in API_ALONE)
         await (api if mine else self._app)(scope, receive, send)
 
 

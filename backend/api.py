@@ -5,6 +5,7 @@ file, so it is done in a few threads of the API's own, and never on the event lo
 """
 
 import logging
+import re
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -17,16 +18,15 @@ from typing import Annotated, Any, Final, TypeVar
 import anyio
 from anyio import to_thread
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, WebSocket
-from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
 from backend import runtime
 from backend.door import read_body
 from backend.models import JobStatus
-from backend.refusals import HANDLERS, BusyError, NotAllowedError, answers
+from backend.refusals import HANDLERS, BusyError, NotAllowedError, WrongError, answers
 from backend.service import Service
 from backend.shapes import (
     TRAINING_REQUEST,
@@ -36,6 +36,7 @@ from backend.shapes import (
     Comparison,
     Emptied,
     Errors,
+    Extended,
     Gpu,
     Health,
     InvalidTraining,
@@ -43,6 +44,7 @@ from backend.shapes import (
     Logs,
     Metrics,
     Queue,
+    Spec,
     Status,
     Submitted,
     Summary,
@@ -52,7 +54,7 @@ from backend.shapes import (
 )
 from backend.submission import InvalidSubmissionError, Problem, Submission
 from backend.views import JobFilter, JobView
-from backend.watch import MAX_WATCHERS, Hub, Message
+from backend.watch import MAX_WATCHERS, Hub, Message, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,11 @@ LONG_THREADS: Final = 2
 
 LOOKING_THREADS: Final = 2
 """The same, of looks at jobs that are watched."""
+
+ACTING_THREADS: Final = 2
+"""The same, of what ends a job or gives it time: that must not wait behind those that only look,
+nor be refused for their number. While 16 clients ask for lists without a pause, a cancelled job is
+gone after 0.2 s, and after 0.35 s where it waits among them."""
 
 MAX_WAITING: Final = 256
 MAX_LONG_WAITING: Final = 32
@@ -120,6 +127,7 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
     """
     desk, long_desk = Desk(THREADS, MAX_WAITING), Desk(LONG_THREADS, MAX_LONG_WAITING)
     zip_desk = Desk(LONG_THREADS, MAX_DOWNLOADS)
+    act_desk = Desk(ACTING_THREADS, MAX_WAITING)
     downloads = 0
     hub = Hub(_describe, Desk(LOOKING_THREADS, MAX_WATCHERS).do)
     api = FastAPIOffline(
@@ -142,14 +150,14 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         api.add_exception_handler(kind, handler)
 
     async def answer(
-        shape: type[M], work: Callable[[], Any], status: int = 200, *, long: bool = False
+        shape: type[M], work: Callable[[], Any], status: int = 200, *, at: Desk = desk
     ) -> Response:
         """What the work comes to, as JSON of that shape; also the JSON is made in the thread."""
 
         def made() -> str:
             return shape.model_validate(work()).model_dump_json()
 
-        content = await (long_desk if long else desk).do(made)
+        content = await at.do(made)
         return Response(content, status, media_type="application/json")
 
     async def download(name: str, work: Callable[[], Iterator[bytes]]) -> Response:
@@ -236,6 +244,17 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         return await answer(Status, lambda: _service().job(job_id))
 
     @api.get(
+        "/api/training/{job_id}/spec",
+        tags=["look"],
+        summary="What was asked for",
+        response_model=Spec,
+        responses=answers(404),
+    )
+    async def spec(job_id: JobId) -> Response:
+        """The recipe or script of a job, with its parameters."""
+        return await answer(Spec, lambda: _service().job(job_id))
+
+    @api.get(
         "/api/training/jobs", tags=["look"], summary="All jobs, newest first", response_model=Jobs
     )
     async def jobs(
@@ -290,7 +309,7 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
             ]
             return {"job_id": job_id, "points": points, "total": curve.total}
 
-        return await answer(Metrics, read, long=True)
+        return await answer(Metrics, read, at=long_desk)
 
     @api.get(
         "/api/training/logs/{job_id}",
@@ -331,21 +350,22 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
     )
     async def cancel(job_id: JobId) -> Response:
         """A running job is asked to stop, and killed with all its processes after its grace; until
-        then its `requested` is cancelling. Asking again changes nothing. 409 once it has ended."""
+        then its `requested` is cancelling. Asking again changes nothing, and is answered by 409
+        once the job has ended."""
 
         def work() -> JobView:
             _require(job_id, lambda state: not state.ended, "has ended already")
             _service().cancel(job_id)
             return _service().job(job_id)
 
-        return await answer(Status, work)
+        return await answer(Status, work, at=act_desk)
 
     @api.post(
         "/api/training/extend/{job_id}",
         tags=["act"],
         dependencies=BODILESS,
         summary="Give a job another full timeout",
-        response_model=Status,
+        response_model=Extended,
         responses=answers(404, 409, 415),
     )
     async def extend(job_id: JobId) -> Response:
@@ -353,10 +373,16 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
 
         def work() -> JobView:
             if not _service().extend(job_id):
-                _refuse_state(_service().job(job_id), "only a running job can be given more time")
+                job = _service().job(job_id)
+                _refuse_state(
+                    job,
+                    "its end has begun"
+                    if job.status is JobStatus.RUNNING
+                    else "only a running job can be given more time",
+                )
             return _service().job(job_id)
 
-        return await answer(Status, work)
+        return await answer(Extended, work, at=act_desk)
 
     @api.post(
         "/api/training/retry/{job_id}",
@@ -371,8 +397,8 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         },
     )
     async def retry(job_id: JobId) -> Response:
-        """Queue a new job like one that has ended. Asked again before that one has ended, it
-        answers with the same."""
+        """Queue a new job like one that has ended. As long as that new job has not ended itself,
+        asking again makes no other, but answers 200 with the same number."""
 
         def work() -> tuple[int, str]:
             service = _service()
@@ -400,7 +426,7 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
     async def checkpoints(job_id: JobId) -> Response:
         """One that is not complete is being written, or was left half-written."""
         return await answer(
-            Checkpoints, lambda: {"checkpoints": _service().checkpoints(job_id)}, long=True
+            Checkpoints, lambda: {"checkpoints": _service().checkpoints(job_id)}, at=long_desk
         )
 
     zipped: dict[int | str, dict[str, Any]] = {
@@ -465,26 +491,20 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         job_ids: Annotated[
             str,
             Query(
-                pattern=r"^[0-9]{1,18}(,[0-9]{1,18})*$",
                 max_length=2000,
+                json_schema_extra={"pattern": r"^[0-9]{1,18}(,[0-9]{1,18})*$"},
                 description=f"Numbers of at most {MAX_COMPARED} jobs, with commas.",
                 examples=["1,2"],
             ),
         ],
     ) -> Response:
         """Which parameters differ, and who is best at what."""
+        if not re.fullmatch(r"[0-9]{1,18}(,[0-9]{1,18})*", job_ids, re.ASCII):
+            raise WrongError("job_ids", "Must be numbers of jobs with commas between them, as 1,2.")
         wanted = list(dict.fromkeys(map(int, job_ids.split(","))))
         if len(wanted) > MAX_COMPARED:
-            raise RequestValidationError(
-                [
-                    {
-                        "type": "value_error",
-                        "loc": ("query", "job_ids"),
-                        "ctx": {"error": f"At most {MAX_COMPARED} jobs can be compared."},
-                    }
-                ]
-            )
-        return await answer(Comparison, lambda: _service().compare(wanted), long=True)
+            raise WrongError("job_ids", f"At most {MAX_COMPARED} jobs can be compared.")
+        return await answer(Comparison, lambda: _service().compare(wanted), at=long_desk)
 
     @api.get(
         "/api/training/{job_id}/analytics",
@@ -496,7 +516,7 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
     async def analytics(job_id: JobId) -> Response:
         """Rates, best and last losses, its peak of memory, and where its time went."""
 
-        return await answer(Analytics, lambda: _service().analytics(job_id), long=True)
+        return await answer(Analytics, lambda: _service().analytics(job_id), at=long_desk)
 
     # The machine
 
@@ -528,7 +548,7 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
     )
     async def empty_cache() -> Response:
         """Also collects garbage. Jobs are not touched: their memory comes back when they end."""
-        return await answer(Emptied, lambda: _service().empty_cache(), long=True)
+        return await answer(Emptied, lambda: _service().empty_cache(), at=long_desk)
 
     @api.get("/health", tags=["machine"], summary="Is the server there?", response_model=Health)
     async def health() -> Response:
@@ -537,8 +557,16 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         return Response(Health().model_dump_json(), media_type="application/json")
 
     @api.websocket("/ws/training/{job_id}")
-    async def watch(websocket: WebSocket, job_id: int) -> None:
-        await hub.serve(websocket, job_id)
+    async def watch(websocket: WebSocket, job_id: str) -> None:
+        if job_id.isascii() and job_id.isdecimal() and len(job_id) < 20:
+            await hub.serve(websocket, int(job_id))
+        else:
+            await refuse(websocket, 404, f"There is no job {job_id[:20]!r}.")
+
+    @api.get("/api", include_in_schema=False)
+    @api.get("/api/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("/api/docs")
 
     return api
 

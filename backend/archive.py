@@ -58,8 +58,8 @@ _LATEST: Final = datetime(2107, 12, 30, tzinfo=UTC).timestamp()
 """The years that a zip can say, less a day for the time zone. Source: APPNOTE.TXT, 4.4.6."""
 
 
-class UnknownCheckpointError(LookupError):
-    """There is no such checkpoint; the message is a sentence that says so."""
+class NotSavedError(LookupError):
+    """There is nothing of that kind in the run folder; the message is a sentence that says so."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,12 @@ def model_names(paths: RunPaths, checkpoint: str | None) -> list[str]:
     else the job left in its run folder.
 
     Raises:
-        UnknownCheckpointError: there is no complete checkpoint of this name.
+        NotSavedError: there is no complete checkpoint of this name.
     """
     folder = paths.checkpoints.name
     if checkpoint is not None:
         if not _is_plain(checkpoint) or _marker(paths, checkpoint) is None:
-            raise UnknownCheckpointError(
+            raise NotSavedError(
                 f"Job {paths.folder.name} has no complete checkpoint named {checkpoint[:100]!r}."
             )
         return sorted(name for name, _ in _walk(paths.folder, f"{folder}/{checkpoint}"))

@@ -105,11 +105,12 @@ class Door:
             if _shows_pages(scope, headers):
                 await _sign_in_page()(scope, receive, guarded)
                 return
-            refusal = Refusal(
-                401,
-                "This server asks for its token: send it as Authorization: Bearer.",
-                {"www-authenticate": "Bearer"},
+            sentence = (
+                "That is not the token of this server; send it as Authorization: Bearer."
+                if "authorization" in headers
+                else "This server asks for its token: send it as Authorization: Bearer."
             )
+            refusal = Refusal(401, sentence, {"www-authenticate": "Bearer"})
         if refusal is None:
             await self._app(scope, receive, guarded)
             return
@@ -142,7 +143,7 @@ class Door:
             return Refusal(403, "The request comes from a page of another site.")
         method = scope["method"]
         if method == "POST" or (api and method in _WITH_BODY):
-            return _refuse_body(headers, api)
+            return _refuse_body(method, headers, api)
         return None
 
     def _is_ours(self, host: str) -> bool:
@@ -209,7 +210,7 @@ def is_local_address(address: str | None) -> bool:
     return bool(address) and (str(address).startswith("unix:") or _is_local(str(address).lower()))
 
 
-def _refuse_body(headers: Headers, api: bool) -> Refusal | None:
+def _refuse_body(method: str, headers: Headers, api: bool) -> Refusal | None:
     """What is wrong with the announced body of a request that may change something."""
     length = headers.get("content-length", "")
     if length and not (length.isascii() and length.isdecimal()):
@@ -223,8 +224,8 @@ def _refuse_body(headers: Headers, api: bool) -> Refusal | None:
     if not has_body and not is_json and "x-requested-with" not in headers:
         return Refusal(
             415,
-            "A POST without a body needs Content-Type: application/json or an X-Requested-With "
-            "header, which a form of another site cannot send.",
+            f"A {method} without a body needs Content-Type: application/json or an "
+            "X-Requested-With header, which a form of another site cannot send.",
         )
     if (api or has_body) and int(length or 0) > MAX_BODY_BYTES:
         return Refusal(413, str(TooLargeError()))

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from backend import runtime
-from backend.archive import UnknownCheckpointError
+from backend.archive import NotSavedError
 from backend.door import TooLargeError
 from backend.models import JobStatus
 from backend.service import QueueFullError, UnknownJobError
@@ -25,6 +25,14 @@ logger = logging.getLogger(__name__)
 
 class BusyError(Exception):
     """Too much is going on already; the message is a sentence."""
+
+
+class WrongError(Exception):
+    """Something in a request that its model cannot tell is wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class NotAllowedError(Exception):
@@ -52,7 +60,9 @@ def _plain(status: int, headers: Mapping[str, str] | None = None) -> _Handler:
 
 
 async def _on_http(request: Request, error: HTTPException) -> Response:
-    if error.status_code == HTTPStatus.NOT_FOUND:
+    if error.status_code == HTTPStatus.NOT_FOUND and request.url.path.startswith("/ws/"):
+        detail = "This is the address of a WebSocket; docs/http-api.md says how to open it."
+    elif error.status_code == HTTPStatus.NOT_FOUND:
         detail = "There is nothing at this address; /api/docs lists what there is."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.method} is not for this address; /api/docs lists what there is."
@@ -67,9 +77,13 @@ async def _on_conflict(_: Request, error: NotAllowedError) -> Response:
 
 async def _on_wrong_request(_: Request, error: RequestValidationError) -> Response:
     problems = [
-        Wrong(field=".".join(map(str, details["loc"][1:])), message=sentence(details))
-        for details in error.errors()
+        Wrong(field=str(details["loc"][1]), message=sentence(details)) for details in error.errors()
     ]
+    return _error(422, Invalid(detail=_told(problems), problems=problems))
+
+
+async def _on_wrong_value(_: Request, error: WrongError) -> Response:
+    problems = [Wrong(field=error.field, message=str(error))]
     return _error(422, Invalid(detail=_told(problems), problems=problems))
 
 
@@ -91,10 +105,11 @@ HANDLERS: Final[Mapping[type[Exception], _Handler]] = {
     HTTPException: _on_http,
     RequestValidationError: _on_wrong_request,
     InvalidSubmissionError: _on_wrong_training,
+    WrongError: _on_wrong_value,
     NotAllowedError: _on_conflict,
     InvalidJsonError: _plain(400),
     UnknownJobError: _plain(404),
-    UnknownCheckpointError: _plain(404),
+    NotSavedError: _plain(404),
     TooLargeError: _plain(413),
     QueueFullError: _plain(429),
     BusyError: _plain(429, {"retry-after": "1"}),

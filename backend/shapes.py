@@ -75,6 +75,10 @@ class RunRequest(BaseModel):
 class ScriptRequest(ScriptParams, RunRequest):
     """Run any Python file of this machine."""
 
+    args: list[str] = Field(
+        default_factory=list, max_length=1000, description="Given to the script as they are."
+    )
+
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"script": "/home/me/train.py", "args": ["--lr", "3e-4"], "name": "first"}]
@@ -149,10 +153,10 @@ def read_training(body: bytes) -> tuple[Submission, list[Problem]]:
     if not isinstance(document, dict):
         raise InvalidSubmissionError([Problem("body", "Must be an object.")])
     key = _which(document)
-    if key not in _REQUESTS:
-        known = ", ".join(recipe for recipe in _REQUESTS if recipe != _SCRIPT)
+    if key is None or key not in _REQUESTS:
+        known = ", ".join(repr(recipe) for recipe in _REQUESTS if recipe != _SCRIPT)
         raise InvalidSubmissionError(
-            [Problem("recipe", f"Give one of the recipes ({known}), or the path of a script.")]
+            [Problem("recipe", f"Must be one of {known}; or give the path of a file as script.")]
         )
     problems: dict[str, Problem] = {}
     try:
@@ -160,7 +164,10 @@ def read_training(body: bytes) -> tuple[Submission, list[Problem]]:
     except ValidationError as error:
         for details in error.errors(include_url=False, include_input=False):
             where = ".".join(str(part)[:MAX_NAME] for part in details["loc"][1:]) or "body"
-            problems.setdefault(where, Problem(where, sentence(details)))
+            said = sentence(details)
+            if details["type"] == "extra_forbidden" and where in RECIPES[key].params.model_fields:
+                said = "Belongs into params."
+            problems.setdefault(where, Problem(where, said))
     if "recipe" in document and _SCRIPT in document:
         problems[_SCRIPT] = Problem(_SCRIPT, "Give a recipe or a script, not both.")
     wrong = {where.partition(".")[0] for where in problems}
@@ -263,7 +270,7 @@ class Status(Shape):
     remaining_seconds: float | None = Field(description="Estimated, while it runs.")
     seconds_since_progress: float | None = Field(
         description="How long progress.json has not changed, while it runs; at timeout_seconds it "
-        "is ended."
+        "is ended, unless it was given more time."
     )
     timeout_seconds: float = Field(examples=[600])
     error: str | None = Field(
@@ -285,6 +292,31 @@ class Jobs(Shape):
 
     jobs: Sequence[Status]
     total: int = Field(description="How many match, without limit and offset.")
+
+
+class Extended(Status):
+    """The job with its new time."""
+
+    seconds_left: float | None = Field(
+        description="Without progress so long, and the job is ended."
+    )
+
+
+class Spec(Shape):
+    """What was asked for when a job was submitted."""
+
+    job_id: int = Field(examples=[12])
+    name: str
+    recipe: str = Field(description="script, for a file of your own.", examples=["digits"])
+    params: Mapping[str, Any] = Field(
+        description="Of the recipe; of a script its path, args, python and working_dir."
+    )
+    env_names: Sequence[str] = Field(
+        description="Environment variables; their values are never shown."
+    )
+    timeout_seconds: float
+    gpus: int
+    parent_id: int | None = Field(description="The job that this one is a retry of.")
 
 
 class Queue(Shape):
@@ -457,7 +489,7 @@ class BestJob(Shape):
     """Who is best at something, and with what value."""
 
     job_id: int = Field(examples=[12])
-    value: float
+    value: int | float
 
 
 class Comparison(Shape):

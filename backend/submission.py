@@ -122,7 +122,10 @@ def _env_problems(env: Mapping[str, str]) -> list[Problem]:
     for name, value in env.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             problems.append(
-                Problem("env", f"{name!r} is no name for a variable; write NAME=value.")
+                Problem(
+                    "env",
+                    f"{name!r} is no name for a variable: letters, digits and _ alone.",
+                )
             )
         elif name.startswith("SIGNALBOX_"):
             problems.append(Problem("env", f"{name} is set by Signalbox itself."))

@@ -136,7 +136,7 @@ class Hub:
         while the job cannot be read.
         """
         if len(self._watchers) >= MAX_WATCHERS:
-            await _refuse(websocket, 429, f"{MAX_WATCHERS} clients watch already; close one first.")
+            await refuse(websocket, 429, f"{MAX_WATCHERS} clients watch already; close one first.")
             return
         watcher = Watcher()
         self._watchers.add(watcher)
@@ -146,7 +146,7 @@ class Hub:
             with watcher.scope:
                 await watch.looked.wait()
                 if watch.news is None:
-                    await _refuse(websocket, *watch.refusal)
+                    await refuse(websocket, *watch.refusal)
                     return
                 await websocket.accept()
                 if not watcher.has_news:  # of the look that it waited for, or of a newer one
@@ -248,7 +248,8 @@ async def _read(websocket: WebSocket, watcher: Watcher) -> None:
     watcher.scope.cancel()
 
 
-async def _refuse(websocket: WebSocket, status: int, sentence: str) -> None:
+async def refuse(websocket: WebSocket, status: int, sentence: str) -> None:
+    """Answer the handshake as HTTP does."""
     await websocket.send_denial_response(JSONResponse({"detail": sentence}, status))
     # uvicorn 0.54 logs an error where the application returns before the connection is closed.
     await asyncio.sleep(0)
