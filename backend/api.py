@@ -287,7 +287,13 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         job_id: JobId,
         since_step: Annotated[
             int | None,
-            Query(ge=-1, le=MAX_ID, description="Only points after this step: an increment."),
+            Query(
+                ge=-1,
+                le=MAX_ID,
+                description="Only points after this step: an increment. What is logged later at "
+                "the same step adds to a point, so ask from the step before the newest and replace "
+                "it.",
+            ),
         ] = None,
         max_points: Annotated[
             int,
