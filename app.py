@@ -49,7 +49,7 @@ api = make_api(asks_for_token=token is not None)
 @asynccontextmanager
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     """Start the one Service of this process; close it when the server stops."""
-    send_at_once()
+    tune_connections()
     service = Service(settings)
     try:
         service.start()
@@ -66,17 +66,27 @@ async def lifespan(_: st.App) -> AsyncIterator[None]:
         print(_farewell(service.close()), flush=True)
 
 
-def send_at_once() -> None:
-    """Switch Nagle's algorithm off for all connections, which take it from their listener.
+STALLED_SECONDS: Final = 60
 
-    asyncio does so for sockets that name their protocol, and Streamlit's does not: each answer,
-    a head and a body, would wait 40 ms for the client to acknowledge the head.
+
+def tune_connections() -> None:
+    """Set what all connections take from their listener (tcp(7)).
+
+    Nagle's algorithm is switched off. asyncio does so for sockets that name their protocol, and
+    Streamlit's does not: each answer, a head and a body, would wait 40 ms for the client to
+    acknowledge the head. And a client that takes nothing for a minute or two is let go: it would
+    keep the server from closing for as long as it likes.
     """
     with suppress(psutil.Error, OSError):  # slower is no reason not to start
         for found in psutil.Process().net_connections("tcp"):
             if found.status == psutil.CONN_LISTEN and found.fd >= 0:
                 with socket.socket(fileno=os.dup(found.fd)) as listener:
                     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+                        milliseconds = 1000 * STALLED_SECONDS
+                        listener.setsockopt(
+                            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds
+                        )
 
 
 def _farewell(running: int) -> str:

@@ -7,7 +7,6 @@ file, so it is done in a few threads of the API's own, and never on the event lo
 import logging
 import re
 from collections.abc import (
-    AsyncIterator,
     Callable,
     Generator,
     Iterator,
@@ -19,11 +18,13 @@ import anyio
 from anyio import to_thread
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, WebSocket
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
+from starlette.types import Receive, Scope, Send
 
 from backend import runtime
+from backend.curve import point_as_json
 from backend.door import read_body
 from backend.models import JobStatus
 from backend.refusals import HANDLERS, BusyError, NotAllowedError, WrongError, answers
@@ -76,7 +77,7 @@ MAX_WAITING: Final = 256
 MAX_LONG_WAITING: Final = 32
 MAX_DOWNLOADS: Final = 16
 MAX_JOBS: Final = 1000
-MAX_POINTS: Final = 100_000
+MAX_POINTS: Final = 10_000
 MAX_LOG_BYTES: Final = 2**20
 MAX_COMPARED: Final = 100
 MAX_ID: Final = 2**63 - 1
@@ -99,7 +100,17 @@ def _by_hand(
 
 BODILESS: Final = [Depends(_by_hand)]
 
-JobId = Annotated[int, Path(description="The job's number.", examples=[12])]
+
+def _as_number(raw: object) -> object:
+    # Of a text int takes more than a whole number: blanks, signs, underscores, other digits.
+    if isinstance(raw, str) and not re.fullmatch(r"-?[0-9]{1,100}", raw, re.ASCII):
+        raise ValueError("Must be a whole number.")
+    return raw
+
+
+JobId = Annotated[
+    int, BeforeValidator(_as_number), Path(description="The job's number.", examples=[12])
+]
 
 
 class Desk:
@@ -119,6 +130,32 @@ class Desk:
         return await to_thread.run_sync(work, *args, limiter=self._limiter)
 
 
+class Download(Response):
+    """A zip, sent a piece at a time; `end` is called however it ends, also before it begins."""
+
+    media_type = "application/zip"
+
+    def __init__(
+        self, chunks: Iterator[bytes], desk: Desk, end: Callable[[], None], name: str
+    ) -> None:
+        super().__init__(headers={"content-disposition": f'attachment; filename="{name}"'})
+        del self.headers["content-length"]
+        self._chunks, self._desk, self._end = chunks, desk, end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        try:
+            await send(start)
+            while chunk := await self._desk.do(next, self._chunks, b""):
+                # Waits until the client has taken most of what was sent; raises once it is gone.
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except OSError:
+            logger.info("A download was left by its client")
+        finally:
+            self._end()
+
+
 def make_api(*, asks_for_token: bool = False) -> FastAPI:
     """The application; it finds the service of this process when it is asked.
 
@@ -126,7 +163,7 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         asks_for_token: whether the door in front of it does, for its description.
     """
     desk, long_desk = Desk(THREADS, MAX_WAITING), Desk(LONG_THREADS, MAX_LONG_WAITING)
-    zip_desk = Desk(LONG_THREADS, MAX_DOWNLOADS)
+    zip_desk = Desk(LONG_THREADS, MAX_DOWNLOADS)  # which wait one piece each, so none is refused
     act_desk = Desk(ACTING_THREADS, MAX_WAITING)
     downloads = 0
     hub = Hub(_describe, Desk(LOOKING_THREADS, MAX_WATCHERS).do)
@@ -154,8 +191,8 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
     ) -> Response:
         """What the work comes to, as JSON of that shape; also the JSON is made in the thread."""
 
-        def made() -> str:
-            return shape.model_validate(work()).model_dump_json()
+        def made() -> bytes:
+            return shape.model_validate(work()).model_dump_json().encode()
 
         content = await at.do(made)
         return Response(content, status, media_type="application/json")
@@ -165,24 +202,20 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         nonlocal downloads
         if downloads >= MAX_DOWNLOADS:
             raise BusyError(f"{MAX_DOWNLOADS} downloads run already; wait for one of them.")
-        chunks = await desk.do(work)
+        downloads += 1
+        try:
+            chunks = await desk.do(work)
+        except BaseException:
+            downloads -= 1
+            raise
 
-        async def body() -> AsyncIterator[bytes]:
+        def end() -> None:
             nonlocal downloads
-            downloads += 1
-            try:
-                while chunk := await zip_desk.do(next, chunks, b""):
-                    yield chunk
-            finally:
-                downloads -= 1
-                if isinstance(chunks, Generator):
-                    chunks.close()
+            downloads -= 1
+            if isinstance(chunks, Generator):
+                chunks.close()
 
-        return StreamingResponse(
-            body(),
-            media_type="application/zip",
-            headers={"content-disposition": f'attachment; filename="{name}"'},
-        )
+        return Download(chunks, zip_desk, end, name)
 
     async def submission(request: Request) -> tuple[Submission, list[Problem]]:
         """What the body asks for, and everything that is wrong with it."""
@@ -190,9 +223,9 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
 
         def understood() -> tuple[Submission, list[Problem]]:
             asked, problems = read_training(body)
-            wrong = {problem.field.partition(".")[0] for problem in problems}
+            wrong = {problem.field for problem in problems}
             found = [named(problem, asked) for problem in _service().validate(asked)]
-            return asked, problems + [p for p in found if p.field.partition(".")[0] not in wrong]
+            return asked, problems + [problem for problem in found if problem.field not in wrong]
 
         return await desk.do(understood)
 
@@ -307,15 +340,13 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
     ) -> Response:
         """Every point that was logged, or a thinned curve that keeps its extremes."""
 
-        def read() -> Mapping[str, Any]:
+        def read() -> bytes:
             curve = _service().metrics(job_id, since_step, max_points)
-            points = [
-                {**p.values, "step": p.step, "epoch": p.epoch, "timestamp": p.timestamp}
-                for p in curve.points
-            ]
-            return {"job_id": job_id, "points": points, "total": curve.total}
+            # Point by point: one long call into C would hold up all other threads.
+            points = ", ".join(map(point_as_json, curve.points))
+            return f'{{"job_id": {job_id}, "points": [{points}], "total": {curve.total}}}'.encode()
 
-        return await answer(Metrics, read, at=long_desk)
+        return Response(await long_desk.do(read), media_type="application/json")
 
     @api.get(
         "/api/training/logs/{job_id}",
@@ -362,7 +393,10 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         def work() -> JobView:
             _require(job_id, lambda state: not state.ended, "has ended already")
             _service().cancel(job_id)
-            return _service().job(job_id)
+            job = _service().job(job_id)
+            if job.status.ended and job.status is not JobStatus.CANCELLED:
+                _refuse_state(job, "it has ended already")  # by itself, just before
+            return job
 
         return await answer(Status, work, at=act_desk)
 
@@ -407,12 +441,10 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         asking again makes no other, but answers 200 with the same number."""
 
         def work() -> tuple[int, str]:
-            service = _service()
             _require(job_id, lambda state: state.ended, "can be retried once it has ended")
-            live = service.live_retry(job_id)
-            if live is not None:
-                return 200, Submitted(job_id=live.job_id, status=live.status).model_dump_json()
-            return 201, _submitted(service.retry(job_id)).model_dump_json()
+            live, is_new = _service().retry_once(job_id)
+            found = Submitted(job_id=live.job_id, status=live.status)
+            return 201 if is_new else 200, found.model_dump_json()
 
         code, content = await desk.do(work)
         return Response(content, code, media_type="application/json")

@@ -15,15 +15,13 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,7 +38,9 @@ SIGN_IN: Final = "/sign-in"
 COOKIE: Final = "signalbox"
 COOKIE_SECONDS: Final = 30 * 86_400
 
-_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+_HOST: Final = re.compile(
+    r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9._-]{0,252})(?::([0-9]{1,5}))?"
+)
 _NO_NAMES: Final = {"", "0.0.0.0", "::"}  # noqa: S104 (addresses to listen on, not to be called by)
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _ADDED: Final = {
@@ -77,7 +77,8 @@ class Door:
             token: what `Authorization: Bearer` must hold; None: nobody is asked.
             hosts: names that the server may be called by besides local ones; `*.example.org` for
                 all below it, `*` for any.
-            origins: other sites whose pages may use it, as `https://example.org:8443`.
+            origins: what browsers see as the server's address besides its Host, behind a proxy
+                that changes that: `https://example.org:8443`.
         """
         self._app = app
         self._token = token
@@ -114,7 +115,7 @@ class Door:
         if refusal is None:
             await self._app(scope, receive, guarded)
             return
-        logger.info("Refused %s: %s", scope["path"], refusal.sentence)
+        logger.info("Refused %r: %s", scope["path"], refusal.sentence)
         await _refuse(refusal, scope, receive, guarded)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
@@ -133,8 +134,8 @@ class Door:
         if any(not self._is_same_site(o, host) for o in headers.getlist("origin")):
             return Refusal(
                 403,
-                "The request comes from a page of another site; if that is yours, list it in "
-                "Streamlit's server.corsAllowedOrigins.",
+                "The request comes from a page of another site; behind a proxy, list the address that "
+                "browsers see in Streamlit's server.corsAllowedOrigins.",
             )
         if scope["type"] == "websocket":
             return None
@@ -150,7 +151,7 @@ class Door:
         found = _HOST.fullmatch(host)
         if not found or (found[2] and int(found[2]) > 65535):
             return False
-        name = found[1].strip("[]").lower().rstrip(".")
+        name = found[1].strip("[]").lower().removesuffix(".")
         return _is_local(name) or any(
             pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
             for pattern in self._hosts
@@ -171,7 +172,7 @@ class Door:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and _is_same(given.strip(), self._token):
             return True
-        return any(_is_same(given, self._pass()) for given in _cookies(headers))
+        return any(_is_same(given, self._pass()) for given in _cookies(scope, headers))
 
     def _pass(self) -> str:
         """What the cookie of a browser holds that knew the token: it does not tell the token."""
@@ -180,22 +181,27 @@ class Door:
 
     async def _sign_in(self, request: Request) -> Response:
         """Answer a browser that sends the token, as `{"token": "…"}`, with a cookie."""
-        if request.method != "POST":
+        if request.method in ("GET", "HEAD"):
             return _sign_in_page(200)
+        if request.method != "POST":
+            sentence = f"{request.method} is not for this address."
+            return JSONResponse({"detail": sentence}, 405, {"allow": "GET, POST"})
         try:
             given = str(json.loads(await read_body(request))["token"])
-        except (ValueError, LookupError, TypeError, RecursionError, TooLargeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             given = ""
+        except (TooLargeError, ClientDisconnect):
+            return JSONResponse({"detail": "The body is too large, or broken off."}, 400)
         assert self._token
         if not _is_same(given, self._token):
             return JSONResponse({"detail": "That is not the token of this server."}, 401)
         response = Response(status_code=204)
         response.set_cookie(
-            COOKIE,
+            _cookie_name(request.scope),
             self._pass(),
             max_age=COOKIE_SECONDS,
             httponly=True,
-            samesite="strict",
+            samesite="lax",  # a link from elsewhere leads in; what it may do there the door decides
             secure=request.url.scheme == "https",
         )
         return response
@@ -257,7 +263,6 @@ def _is_local(name: str) -> bool:
     return name == "localhost" or _is_loopback(name)
 
 
-@cache
 def _is_loopback(address: str) -> bool:
     """True also for what is no address: a socket of the file system, or a test's client."""
     try:
@@ -279,16 +284,16 @@ def _is_same(given: str, secret: str) -> bool:
     return hmac.compare_digest(*digests)
 
 
-def _cookies(headers: Headers) -> Sequence[str]:
-    found = []
-    for line in headers.getlist("cookie"):
-        try:
-            morsel = SimpleCookie(line).get(COOKIE)
-        except CookieError:
-            continue
-        if morsel:
-            found.append(morsel.value)
-    return found
+def _cookie_name(scope: Scope) -> str:
+    """Browsers keep one set of cookies for all ports of a machine."""
+    return f"{COOKIE}-{(scope.get('server') or ('', 0))[1]}"
+
+
+def _cookies(scope: Scope, headers: Headers) -> Sequence[str]:
+    """All values of our cookie, whatever others there are: their syntax is not ours to judge."""
+    parts = ";".join(headers.getlist("cookie")).split(";")
+    pairs = (part.strip().partition("=") for part in parts)
+    return [value for name, _, value in pairs if name == _cookie_name(scope)]
 
 
 def _shows_pages(scope: Scope, headers: Headers) -> bool:

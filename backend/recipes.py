@@ -1,11 +1,34 @@
 """The catalogue: what can be submitted, and the parameters of each. No torch here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+def _known(path: Path, is_there: Callable[[Path], bool], otherwise: str) -> Path:
+    """The path of something on this machine, from the root.
+
+    Raises:
+        ValueError: it is not there, or is no path at all; the message is a sentence.
+    """
+    shown = repr(str(path)[:_SHOWN])
+    try:
+        path = path.expanduser()
+        if not path.is_absolute():
+            raise ValueError(f"Give the whole path: {shown} does not start at the root.")
+        if not is_there(path):
+            raise ValueError(otherwise.format(shown))
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{shown} cannot be looked at ({reason}).") from None
+    return path
+
+
+_SHOWN: Final = 300
+"""Characters of a path in a sentence."""
 
 
 class Params(BaseModel):
@@ -89,14 +112,8 @@ class CharLmParams(TorchParams):
     def _readable(cls, path: Path | None) -> Path | None:
         if path is None:
             return None
-        path = path.expanduser()
-        if not path.is_absolute():
-            raise ValueError(f"Give the whole path: {str(path)!r} does not start at the root.")
-        if not path.is_file():
-            raise ValueError(f"There is no file at {str(path)!r}.")
-        if path.stat().st_size == 0:
-            raise ValueError(f"The file at {str(path)!r} is empty.")
-        return path
+        path = _known(path, Path.is_file, "There is no file at {}.")
+        return _known(path, lambda file: file.stat().st_size > 0, "The file at {} is empty.")
 
     @field_validator("width")
     @classmethod
@@ -126,14 +143,12 @@ class ScriptParams(Params):
     @field_validator("script")
     @classmethod
     def _a_script(cls, path: Path) -> Path:
-        path = path.expanduser()
-        if not path.is_absolute():
-            raise ValueError(f"Give the whole path: {str(path)!r} does not start at the root.")
-        if path.is_dir():
-            raise ValueError(f"{str(path)!r} is a folder; give the path of a Python file in it.")
-        if not path.is_file():
-            raise ValueError(f"There is no file at {str(path)!r}.")
-        return path
+        path = _known(
+            path,
+            lambda file: not file.is_dir(),
+            "{} is a folder; give the path of a Python file in it.",
+        )
+        return _known(path, Path.is_file, "There is no file at {}.")
 
     @field_validator("args")
     @classmethod
@@ -145,22 +160,12 @@ class ScriptParams(Params):
     @field_validator("python")
     @classmethod
     def _an_interpreter(cls, path: Path | None) -> Path | None:
-        if path is None:
-            return None
-        path = path.expanduser()
-        if not path.is_absolute() or not path.is_file():
-            raise ValueError(f"There is no interpreter at {str(path)!r}; give its whole path.")
-        return path
+        return path and _known(path, Path.is_file, "There is no interpreter at {}.")
 
     @field_validator("working_dir")
     @classmethod
     def _a_folder(cls, path: Path | None) -> Path | None:
-        if path is None:
-            return None
-        path = path.expanduser()
-        if not path.is_absolute() or not path.is_dir():
-            raise ValueError(f"There is no folder at {str(path)!r}; give its whole path.")
-        return path
+        return path and _known(path, Path.is_dir, "There is no folder at {}.")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.requests import Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from backend import runtime
 from backend.archive import NotSavedError
@@ -21,6 +22,9 @@ from backend.store import StoreError
 from backend.submission import InvalidSubmissionError, sentence
 
 logger = logging.getLogger(__name__)
+
+MAX_PROBLEMS: Final = 100
+"""So many are named at once."""
 
 
 class BusyError(Exception):
@@ -88,12 +92,16 @@ async def _on_wrong_value(_: Request, error: WrongError) -> Response:
 
 
 async def _on_wrong_training(_: Request, error: InvalidSubmissionError) -> Response:
-    problems = [Wrong(field=p.field, message=p.message) for p in error.problems]
+    problems = [Wrong(field=p.field, message=p.message) for p in error.problems[:MAX_PROBLEMS]]
     return _error(422, InvalidTraining(detail=_told(problems), problems=problems))
 
 
+async def _on_disconnect(_: Request, error: ClientDisconnect) -> Response:
+    return _error(400, Error(detail="The body did not come to its end."))  # nobody is there to read
+
+
 async def _on_bug(request: Request, error: Exception) -> Response:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    logger.error("%s %r failed", request.method, request.url.path, exc_info=error)
     return _error(500, Error(detail="Something in Signalbox is broken; its log says what."))
 
 
@@ -115,6 +123,7 @@ HANDLERS: Final[Mapping[type[Exception], _Handler]] = {
     BusyError: _plain(429, {"retry-after": "1"}),
     StoreError: _plain(503, {"retry-after": "5"}),
     runtime.NotRunningError: _plain(503, {"retry-after": "5"}),
+    ClientDisconnect: _on_disconnect,
     Exception: _on_bug,
 }
 

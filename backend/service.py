@@ -26,6 +26,7 @@ from backend.curve import (
     History,
     Point,
     figures_of,
+    parse_point,
     read_figures,
     read_history,
     read_points,
@@ -107,6 +108,7 @@ class Service:
         self._paths = DataPaths(settings.data)
         self._lock = FileLock(self._paths.lock)
         self._notices: list[str] = []
+        self._submitting = threading.RLock()
         self._store: Store
         self._source: MemorySource
         self._pool: Pool
@@ -195,24 +197,24 @@ class Service:
         params, problems = check(submission, self.gpu_count)
         if problems or params is None:
             raise InvalidSubmissionError(problems)
-        if self._store.counts()[JobStatus.QUEUED] >= MAX_QUEUED:
-            raise QueueFullError
         minutes = submission.timeout_minutes
         gpus = submission.gpus
-        job_id = self._store.add(
-            Job(
-                name=clean_name(submission.name) or default_name(submission.recipe, params),
-                recipe=submission.recipe,
-                params=params.model_dump(mode="json"),
-                command=asdict(command_for(submission.recipe, params)),
-                env=submission.env,
-                timeout_seconds=round(minutes * 60, 3)
-                if minutes is not None
-                else self.settings.timeout_seconds,
-                gpus=min(1, self.gpu_count) if gpus is None else gpus,
-                parent_id=parent_id,
-            )
+        job = Job(
+            name=clean_name(submission.name) or default_name(submission.recipe, params),
+            recipe=submission.recipe,
+            params=params.model_dump(mode="json"),
+            command=asdict(command_for(submission.recipe, params)),
+            env=submission.env,
+            timeout_seconds=round(minutes * 60, 3)
+            if minutes is not None
+            else self.settings.timeout_seconds,
+            gpus=min(1, self.gpu_count) if gpus is None else gpus,
+            parent_id=parent_id,
         )
+        with self._submitting:
+            if self._store.counts()[JobStatus.QUEUED] >= MAX_QUEUED:
+                raise QueueFullError
+            job_id = self._store.add(job)
         self._pool.dispatch()
         return job_id
 
@@ -236,10 +238,16 @@ class Service:
         """
         return self.submit(submission_of(self._job(job_id)), parent_id=job_id)
 
-    def live_retry(self, job_id: int) -> JobView | None:
-        """The newest retry of a job that has not ended yet."""
-        job = self._store.live_child(job_id)
-        return self._view(job, {}) if job else None
+    def retry_once(self, job_id: int) -> tuple[JobView, bool]:
+        """As `retry`, unless there is a retry that has not ended yet.
+
+        Returns the newest retry, and whether it is new.
+        """
+        with self._submitting:
+            live = self._store.live_child(job_id) if _is_id(job_id) else None
+            if live is not None:
+                return self._view(live, {}), False
+            return self.job(self.retry(job_id)), True
 
     def keep_upload(self, name: str, content: bytes) -> str:
         """Keep an uploaded file; return its absolute path. The same file is kept once."""
@@ -355,10 +363,10 @@ class Service:
         """
         self._job(job_id)
         paths = self._paths.run(job_id)
-        source = paths.metrics if paths.metrics.exists() else paths.seen
-        found = read_history(source, since_step=since_step, most=most)
-        if found.total or source == paths.metrics:
-            return found
+        for source in (paths.metrics, paths.seen):
+            found = read_history(source, since_step=since_step, most=most)
+            if found.total or any(map(parse_point, log.read_tail(source, 2**16).splitlines())):
+                return found
         after = -1 if since_step is None else since_step
         points = [point for point in self.history(job_id) if point.step > after]
         return History(thin(points, most), len(points))

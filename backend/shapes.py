@@ -3,7 +3,7 @@
 OpenAPI is made of these models, and the parameters of a recipe in it are those of the catalogue.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Union
 
@@ -114,6 +114,9 @@ _REQUESTS: Final[Mapping[str, type[RunRequest]]] = {
 }
 
 
+_OF_A_REQUEST: Final = {"recipe", "params", *ScriptParams.model_fields}
+
+
 def _which(document: Any) -> str | None:
     """The recipe that a document asks for, or its script; None where it says neither."""
     if not isinstance(document, dict):
@@ -152,26 +155,33 @@ def read_training(body: bytes) -> tuple[Submission, list[Problem]]:
         ) from None
     if not isinstance(document, dict):
         raise InvalidSubmissionError([Problem("body", "Must be an object.")])
+    if sum(len(part) for part in (document, *document.values()) if isinstance(part, dict)) > 2000:
+        raise InvalidSubmissionError([Problem("body", "Holds more than 2,000 fields.")])
     key = _which(document)
-    if key is None or key not in _REQUESTS:
-        known = ", ".join(repr(recipe) for recipe in _REQUESTS if recipe != _SCRIPT)
-        raise InvalidSubmissionError(
-            [Problem("recipe", f"Must be one of {known}; or give the path of a file as script.")]
-        )
     problems: dict[str, Problem] = {}
     try:
-        TRAINING_REQUEST.validate_json(body, strict=True)
+        if key in _REQUESTS:
+            TRAINING_REQUEST.validate_json(body, strict=True)
+        else:
+            known = ", ".join(repr(recipe) for recipe in _REQUESTS if recipe != _SCRIPT)
+            said = f"Must be one of {known}; or give the path of a file as script."
+            problems["recipe"] = Problem("recipe", said)
+            rest = document.keys() - _OF_A_REQUEST
+            RunRequest.model_validate({n: document[n] for n in rest}, strict=True)
     except ValidationError as error:
         for details in error.errors(include_url=False, include_input=False):
-            where = ".".join(str(part)[:MAX_NAME] for part in details["loc"][1:]) or "body"
+            path = details["loc"][1:] if key in _REQUESTS else details["loc"]
+            where = ".".join(str(part)[:MAX_NAME] for part in path) or "body"
             said = sentence(details)
-            if details["type"] == "extra_forbidden" and where in RECIPES[key].params.model_fields:
+            of_recipe = RECIPES[key].params.model_fields if key in _REQUESTS and key else {}
+            if details["type"] == "extra_forbidden" and where in of_recipe:
                 said = "Belongs into params."
             problems.setdefault(where, Problem(where, said))
-    if "recipe" in document and _SCRIPT in document:
+    if document.get("recipe") is not None and _SCRIPT in document:
         problems[_SCRIPT] = Problem(_SCRIPT, "Give a recipe or a script, not both.")
-    wrong = {where.partition(".")[0] for where in problems}
-    good = {name: value for name, value in document.items() if name not in wrong}
+    if key is None or key not in _REQUESTS:
+        raise InvalidSubmissionError([*problems.values()])
+    good = _without(document, problems)
     submission = Submission(
         recipe=key,
         params={n: v for n, v in good.items() if n in ScriptParams.model_fields}
@@ -180,6 +190,18 @@ def read_training(body: bytes) -> tuple[Submission, list[Problem]]:
         **{n: v for n, v in good.items() if n in RunRequest.model_fields},
     )
     return submission, list(problems.values())
+
+
+def _without(document: Mapping[str, Any], wrong: Collection[str], at: str = "") -> dict[str, Any]:
+    """The fields that are right, so that all that is wrong with these can be said too."""
+    good: dict[str, Any] = {}
+    for name, value in document.items():
+        path = f"{at}{name[:MAX_NAME]}"
+        if isinstance(value, dict) and path not in wrong:
+            good[name] = _without(value, wrong, f"{path}.")
+        elif not any(field == path or field.startswith(f"{path}.") for field in wrong):
+            good[name] = value
+    return good
 
 
 _DOCUMENT: Final[TypeAdapter[Any]] = TypeAdapter(Any)

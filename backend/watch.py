@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -29,11 +30,13 @@ SEND_SECONDS: Final = 10.0
 
 CLOSE_SECONDS: Final = 1.0
 MAX_WATCHERS: Final = 500
+MOST_HEARD: Final = 2**16
+"""A client whose message is longer is let go: nothing that it could say is of use here."""
 
 TELL_TIME: Final = frozenset(("elapsed_seconds", "remaining_seconds", "seconds_since_progress"))
 """These change while nothing happens; no message is sent for them alone."""
 
-NORMAL, GOING_AWAY, WENT_WRONG, NO_SUCH_JOB = 1000, 1001, 1011, 4404
+NORMAL, GOING_AWAY, TOO_BIG, WENT_WRONG, NO_SUCH_JOB = 1000, 1001, 1009, 1011, 4404
 """Why a socket is closed: RFC 6455, 7.4; its own codes begin at 4000."""
 
 
@@ -242,9 +245,12 @@ async def _write(websocket: WebSocket, watcher: Watcher) -> None:
 
 
 async def _read(websocket: WebSocket, watcher: Watcher) -> None:
-    """Read and forget what the client says, until it leaves."""
-    while (await websocket.receive())["type"] != "websocket.disconnect":
-        pass
+    """Read and forget what the client says, until it leaves, or says far too much."""
+    while (message := await websocket.receive())["type"] != "websocket.disconnect":
+        if len(message.get("text") or message.get("bytes") or "") > MOST_HEARD:
+            with suppress(RuntimeError):
+                await websocket.close(TOO_BIG)
+            break
     watcher.scope.cancel()
 
 

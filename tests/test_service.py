@@ -17,7 +17,7 @@ import pytest
 from backend.models import FailureKind, JobStatus
 from backend.paths import DataPaths
 from backend.processes import Mark, find_marked
-from backend.service import Service, StartError, UnknownJobError
+from backend.service import QueueFullError, Service, StartError, UnknownJobError
 from backend.settings import Settings
 from backend.submission import InvalidSubmissionError, Submission
 from backend.views import JobFilter, JobView
@@ -757,3 +757,21 @@ def test_a_history_that_is_only_in_progress_json_has_its_figures(
     assert compared.analytics == figures
     run.metrics.write_text('{"step": 1, "loss": 5}\n')
     assert service.analytics(job.job_id).steps == 1, "the whole curve goes first"
+
+
+def test_the_bound_of_the_queue_holds_however_many_submit_at_once(
+    idle_service: Service, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.service.MAX_QUEUED", 5)
+    submission = script("pass")
+
+    def submit(_: int) -> bool:
+        try:
+            idle_service.submit(submission)
+        except QueueFullError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(submit, range(32))) == 5
+    assert idle_service.counts()[JobStatus.QUEUED] == 5

@@ -43,7 +43,8 @@ def refused(answer: httpx.Response, status: int) -> str:
 
 @pytest.mark.parametrize("path", EVERYWHERE)
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "localhost@evil", "a b"]
+    "host",
+    ["evil.example", "127.0.0.1.evil.example", "localhost@evil", "a b", ".", "...", "[.]", "[]"],
 )
 def test_a_foreign_host_is_refused_everywhere(
     client: httpx.Client, server: Server, path: str, host: str
@@ -203,13 +204,19 @@ def test_a_browser_signs_in_once_and_its_cookie_does_not_hold_the_token(locked: 
         cookie = welcome.headers["set-cookie"]
         assert TOKEN not in cookie
         assert "HttpOnly" in cookie
-        assert "SameSite=strict" in cookie
+        assert "SameSite=lax" in cookie
+        assert browser.put("/sign-in", json={}).status_code == 405
         for path in EVERYWHERE:
             assert browser.get(path).status_code == 200
-        headers = {"Cookie": "; ".join(f"{k}={v}" for k, v in browser.cookies.items())}
+        (mine,) = browser.cookies.items()
+        headers = {"Cookie": f"{mine[0]}={mine[1]}"}
+        for others in ('tok={"a":1}', 'a="x', "weird[]=1", f"{mine[0]}=old"):
+            jar = {"Cookie": f"{others}; {headers['Cookie']}"}
+            assert httpx.get(f"{locked.url}/jobs", headers=jar).status_code == 200
     with connect(locked.url.replace("http", "ws") + "/_stcore/stream", additional_headers=headers):
         pass
-    refused(httpx.get(f"{locked.url}/jobs", headers={"Cookie": 'signalbox="; a=\x01'}), 401)
+    wrong = {"Cookie": f'{mine[0]}="; a=\x01'}
+    refused(httpx.get(f"{locked.url}/jobs", headers=wrong), 401)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", ""])

@@ -3,19 +3,23 @@
 import asyncio
 import io
 import json
+import socket
 import sqlite3
 import statistics
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from backend.api import MAX_DOWNLOADS
 from backend.models import Job
 from backend.paths import DataPaths
 from backend.service import MAX_QUEUED
@@ -113,7 +117,16 @@ WRONG: list[tuple[object, set[str]]] = [
     ({"recipe": "digits", "epochs": 5}, {"epochs"}),
     ({"recipe": "digits", "params": {"epochs": True}}, {"params.epochs"}),
     ({"recipe": "digits", "gpus": 7}, {"gpus"}),
+    ({"recipe": "digits", "params": {"epochs": 0, "device": "cuda"}},
+     {"params.epochs", "params.device"}),
+    ({"recipe": "digits", "env": {"A B": "", "OK": "y" * 40_000}}, {"env", "env.OK"}),
     ({"recipe": "nothing"}, {"recipe"}),
+    ({"recipe": "nothing", "name": 5, "timeout_minutes": -1, "zzz": 1},
+     {"recipe", "name", "timeout_minutes", "zzz"}),
+    ({"recipe": "digits", "params": {f"p{i}": 0 for i in range(3000)}}, {"body"}),
+    ({"script": "/" + "a" * 300}, {"script"}),
+    ({"script": "~nobody-of-this-name/x.py"}, {"script"}),
+    ({"recipe": "char_lm", "params": {"text_path": "/" + "a" * 5000}}, {"params.text_path"}),
     ({"recipe": 7}, {"recipe"}),
     ({}, {"recipe"}),
     ([], {"body"}),
@@ -299,7 +312,19 @@ def test_a_job_that_is_not_there_is_404_and_what_is_no_number_422(
         answer = client.request(method, f"/api/training/{path.format(unknown)}", headers=HERE)
         assert answer.status_code == 404, answer.text
         assert answer.json() == {"detail": f"There is no job {int(unknown)}."}
-    for wrong in ("x", "1.5", "1e3", "%00", "1%2f..", "9" * 5000):
+    for wrong in (
+        "x",
+        "1.0",
+        "+1",
+        "%201",
+        "1_0",
+        "1%0a",
+        "1.5",
+        "1e3",
+        "%00",
+        "1%2f..",
+        "9" * 5000,
+    ):
         answer = client.request(method, f"/api/training/{path.format(wrong)}", headers=HERE)
         assert answer.status_code in (404, 422), answer.text
         assert "detail" in answer.json()
@@ -354,6 +379,21 @@ def test_a_script_that_keeps_no_history_has_metrics_too(
     assert [point["step"] for point in found["points"]] == [0, 1, 2]
     assert [point["train_loss"] for point in found["points"]] == [1.0, 0.9, 0.8]
     assert [p["step"] for p in metrics(client, job_id, since_step=1)["points"]] == [2]
+
+
+def test_a_metrics_file_of_another_format_hides_no_curve(
+    client: httpx.Client, started: Started
+) -> None:
+    job_id = started("""
+        import json, os
+        open(os.environ["SIGNALBOX_RUN_DIR"] + "/metrics.jsonl", "w").write('{"epoch_loss": 3}')
+        path = os.environ["SIGNALBOX_PROGRESS"]
+        history = [{"step": step, "loss": 1 / (1 + step)} for step in range(5)]
+        json.dump({"step": 4, "metrics_history": history}, open(path + ".tmp", "w"))
+        os.replace(path + ".tmp", path)
+    """)
+    wait_for(client, job_id, "completed")
+    assert [point["step"] for point in metrics(client, job_id)["points"]] == [0, 1, 2, 3, 4]
 
 
 def test_a_log_is_followed_by_its_bytes(client: httpx.Client, started: Started) -> None:
@@ -481,8 +521,17 @@ def test_a_retry_is_a_new_job_and_asking_twice_makes_one(
     assert status(client, child)["parent_id"] == job_id
     again = post(client, f"retry/{job_id}")
     assert (again.status_code, again.json()["job_id"]) == (200, child)
+    with ThreadPoolExecutor(8) as pool:
+        at_once = list(pool.map(lambda _: post(client, f"retry/{child}").status_code, range(8)))
+    assert set(at_once) == {409}
     gate.touch()
     wait_for(client, child, "completed")
+    gate.unlink()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: post(client, f"retry/{child}"), range(8)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
+    assert len({answer.json()["job_id"] for answer in answers}) == 1
+    gate.touch()
     other = post(client, f"retry/{job_id}")
     assert other.status_code == 201
     assert other.json()["job_id"] > child
@@ -595,6 +644,45 @@ def test_logs_are_downloaded_with_progress_metrics_and_spec(
     )
     assert b"\xff end" in files[f"{root}/log.txt"]
     assert len(files[f"{root}/metrics.jsonl"].splitlines()) == 51
+
+
+def test_a_download_is_bounded_in_number_and_leaves_nothing_behind_when_its_client_goes(
+    client: httpx.Client, started: Started, server: Server
+) -> None:
+    job_id = started("""
+        import os
+        folder = os.environ["SIGNALBOX_CHECKPOINT_DIR"] + "/step-1"
+        os.mkdir(folder)
+        with open(folder + "/model.pt", "wb") as file:
+            file.truncate(2**31)
+        open(folder + "/COMPLETE", "w").close()
+    """)
+    wait_for(client, job_id, "completed")
+    process = psutil.Process(server.pid)
+
+    def open_models() -> int:
+        return sum(file.path.endswith("model.pt") for file in process.open_files())
+
+    request = f"GET /api/training/{job_id}/download/model HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    stalled = []
+    for _ in range(MAX_DOWNLOADS):
+        stalled.append(socket.create_connection(("127.0.0.1", server.port)))
+        stalled[-1].sendall(request.encode())
+    for connection in stalled:
+        assert b"200 OK" in connection.recv(100)
+    refused = client.get(f"/api/training/{job_id}/download/model")
+    assert refused.status_code == 429
+    assert "16 downloads run already" in refused.json()["detail"]
+    assert client.get("/health").status_code == 200
+    wait_until(lambda: open_models() == MAX_DOWNLOADS)
+    for connection in stalled:
+        connection.close()
+    wait_until(lambda: open_models() == 0)
+    before = process.memory_info().rss
+    with client.stream("GET", f"/api/training/{job_id}/download/model") as answer:
+        size = sum(map(len, answer.iter_raw()))
+    assert size > 2**31
+    assert process.memory_info().rss - before < 100 * 2**20
 
 
 def test_a_run_folder_that_became_a_link_gives_nothing_away(
