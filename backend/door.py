@@ -134,8 +134,8 @@ class Door:
         if any(not self._is_same_site(o, host) for o in headers.getlist("origin")):
             return Refusal(
                 403,
-                "The request comes from a page of another site; behind a proxy, list the address that "
-                "browsers see in Streamlit's server.corsAllowedOrigins.",
+                "The request comes from a page of another site; behind a proxy, list the address "
+                "that browsers see in Streamlit's server.corsAllowedOrigins.",
             )
         if scope["type"] == "websocket":
             return None
