@@ -70,8 +70,8 @@ LOOKING_THREADS: Final = 2
 
 ACTING_THREADS: Final = 2
 """The same, of what ends a job or gives it time: that must not wait behind those that only look,
-nor be refused for their number. While 16 clients ask for lists without a pause, a cancelled job is
-gone after 0.2 s, and after 0.35 s where it waits among them."""
+nor be refused for their number. While 16 clients ask for lists without a pause, a cancel is
+answered after 0.04 s and its job gone after 0.27 s; among them it would be 0.22 s and 0.35 s."""
 
 MAX_WAITING: Final = 256
 MAX_LONG_WAITING: Final = 32

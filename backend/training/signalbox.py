@@ -34,7 +34,7 @@ PROGRESS_FILE = "progress.json"
 METRICS_FILE = "metrics.jsonl"
 STOP_FILE = "stop.json"
 
-PUBLISH_SECONDS = (0.25, 0.5)
+PUBLISH_SECONDS = (0.25, 0.3)
 """Time between two publications, at least and at most."""
 
 PUBLISH_SHARE = 0.002

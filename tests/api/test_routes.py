@@ -864,6 +864,8 @@ def test_more_requests_than_can_wait_are_refused_and_the_server_still_answers(
             while not all(task.done() for task in asked):
                 begin = time.monotonic()
                 assert (await many.get("/health")).status_code == 200
+                acted = await many.post(f"/api/training/cancel/{job_id}", headers=HERE)
+                assert acted.status_code == 409, "Who reads keeps nobody from acting."
                 health.append(time.monotonic() - begin)
                 await asyncio.sleep(0.05)
             return [task.result() for task in asked], health

@@ -1,7 +1,8 @@
 """The figures that Signalbox promises, measured beside a baseline in the same run.
 
     python -m tests.bench            # all of them
-    python -m tests.bench latency    # one: latency, cancel, tree, overhead, log, idle, start, soak
+    python -m tests.bench latency    # one: latency, cancel, tree, overhead, log, idle, start, soak,
+                                    # api
 
 Each line gives the measured figure, the baseline's, and what was aimed at. They are no tests: a
 busy machine prints larger ones and nothing fails.
@@ -32,6 +33,8 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.submission import Submission
 from backend.views import JobFilter
+from tests.bench.api import api
+from tests.bench.report import line, milliseconds
 from tests.conftest import PROJECT
 from tests.server import Server, queue_job
 from tests.waiting import wait_until, wait_until_ended
@@ -105,15 +108,6 @@ for step in range(100_000):
             accuracy=0.9)
 print("RESULT", (time.perf_counter() - begin) / 100_000 * 1e6, flush=True)
 """
-
-
-def line(what: str, figure: str, baseline: str, goal: str) -> None:
-    """Print one row of the report."""
-    print(f"{what:<44} {figure:>14}   baseline {baseline:>12}   goal {goal}", flush=True)
-
-
-def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms"
 
 
 @contextmanager
@@ -459,7 +453,7 @@ def soak() -> None:
 
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
-    f.__name__: f for f in (latency, cancel, tree, overhead, log, idle, start, soak)
+    f.__name__: f for f in (latency, cancel, tree, overhead, log, idle, start, soak, api)
 }
 
 
