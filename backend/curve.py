@@ -6,7 +6,7 @@ import math
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import reduce
 from itertools import islice
@@ -14,6 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from backend.mask import NO_MASK, Mask
 from backend.paths import open_inside
 
 MAX_POINTS: Final = 2000
@@ -46,6 +47,11 @@ LONG_NAMES: Final[Mapping[str, str]] = {
     "lr": "learning_rate",
 }
 """The short names that a script may use. Where both are there the long one counts."""
+
+_PLAIN_NAMES: Final = frozenset(
+    (*LONG_NAMES.values(), "grad_norm", "perplexity", "samples_per_second", "steps_per_second")
+)
+"""Signalbox's own words: no secret is told by them, whatever is in a job's environment."""
 
 _NOT_VALUES: Final = frozenset(("step", "current_step", "global_step", "epoch", "timestamp"))
 _MOST_VALUES: Final = MAX_EXTRA + len(_NOT_VALUES)
@@ -172,6 +178,30 @@ def merged(before: Point, after: Point) -> Point:
         before.timestamp if after.timestamp is None else after.timestamp,
         dict(islice(values.items(), _MOST_VALUES)),
     )
+
+
+def masked(points: Sequence[Point], mask: Mask) -> Sequence[Point]:
+    """The points without the values of a job's variables, which may be in a name or in what is
+    said to be a time; names that Signalbox itself gives stay."""
+    if not mask:
+        return points
+    names: dict[str, str] = {}  # the same few at every point
+
+    def shown(name: str) -> str:
+        if name not in names:
+            plain = name in _PLAIN_NAMES
+            names[name] = name if plain else mask.text(name, cut_at=MAX_TEXT)
+        return names[name]
+
+    return [
+        replace(
+            point,
+            timestamp=time if not time or is_time(time) else mask.text(time, cut_at=MAX_TEXT),
+            values={shown(name): value for name, value in point.values.items()},
+        )
+        for point in points
+        for time in (point.timestamp,)
+    ]
 
 
 def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
@@ -633,6 +663,12 @@ def as_count(value: Any) -> int | None:
     return int(number)
 
 
-def as_text(value: str) -> str:
-    """At most 200 characters that any database and any browser can take."""
-    return value[:MAX_TEXT].encode("utf-8", "replace").decode().replace("\0", "�")
+def is_time(text: str) -> bool:
+    """Whether it is an ISO 8601 time. That is no secret, though a variable may hold a day."""
+    return _instant(text) is not None
+
+
+def as_text(value: str, mask: Mask = NO_MASK) -> str:
+    """At most 200 characters that any database and any browser can take; masked before it is cut,
+    because what is left of a value is not found any more."""
+    return mask.text(value)[:MAX_TEXT].encode("utf-8", "replace").decode().replace("\0", "�")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from backend.mask import NO_MASK, Mask
 from backend.models import FailureKind, JobStatus
 from backend.paths import open_inside
 
@@ -58,7 +59,10 @@ _GPU_MEMORY_WORDS: Final = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-_MAX_MESSAGE: Final = 2000
+MAX_MESSAGE: Final = 2000
+_RUNNER_CUTS_AT: Final = 4096
+"""Characters: MAX_MESSAGE_CHARACTERS of backend/training/runner.py."""
+
 _MAX_RECORD_BYTES: Final = 2**20
 _MAX_LEFT: Final = 10_000
 _BOOT_ID: Final = re.compile(r"[0-9a-f-]{1,64}")
@@ -78,8 +82,11 @@ class Verdict:
 CANCELLED: Final = Verdict(JobStatus.CANCELLED)
 
 
-def failed(kind: FailureKind, error: str, finished_at: str | None = None) -> Verdict:
-    return Verdict(JobStatus.FAILED, kind, error[:_MAX_MESSAGE], finished_at)
+def failed(
+    kind: FailureKind, error: str, finished_at: str | None = None, mask: Mask = NO_MASK
+) -> Verdict:
+    """Masked before it is cut, because what is left of a value is not found any more."""
+    return Verdict(JobStatus.FAILED, kind, mask.text(error)[:MAX_MESSAGE], finished_at)
 
 
 def advice(kind: FailureKind, log_tail: str) -> str:
@@ -123,8 +130,9 @@ class ExitRecord:
     """The pid and the start of each process that the job left behind, as a `ProcessId` has them."""
 
 
-def read_exit(path: Path) -> ExitRecord | None:
-    """Read exit.json; None where the runner did not come to write it, or it makes no sense."""
+def read_exit(path: Path, mask: Mask = NO_MASK) -> ExitRecord | None:
+    """Read exit.json, its texts masked; None where the runner did not come to write it, or it
+    makes no sense."""
     try:
         with open(path, "rb", opener=lambda _, flags: open_inside(path, flags)) as file:
             status = os.fstat(file.fileno())
@@ -138,11 +146,13 @@ def read_exit(path: Path) -> ExitRecord | None:
     exception = document.get("exception")
     if not isinstance(exception, dict):
         exception = {}
+    message = exception.get("message")
+    was_cut = isinstance(message, str) and len(message) >= _RUNNER_CUTS_AT
     return ExitRecord(
         code=_whole(document.get("code")),
         signal=_whole(document.get("signal")),
         exception_type=_words(exception.get("type")),
-        exception_line=_words(exception.get("line")),
+        exception_line=_words(exception.get("line"), mask, 0 if was_cut else None),
         finished_at=_words(document.get("finished_at")),
         left=_left(document.get("boot"), document.get("left")),
     )
@@ -209,7 +219,7 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _words(value: Any) -> str | None:
+def _words(value: Any, mask: Mask = NO_MASK, cut_at: int | None = None) -> str | None:
     if not isinstance(value, str):
         return None
-    return value.encode("utf-8", "replace").decode().replace("\0", "�")
+    return mask.text(value, cut_at).encode("utf-8", "replace").decode().replace("\0", "�")

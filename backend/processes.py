@@ -291,6 +291,13 @@ def find_all_marked(nonce: str) -> dict[int, list[ProcessRow]]:
     return found
 
 
+def variables_of(id: ProcessId, names: Iterable[str]) -> dict[str, str]:
+    """The variables of these names, as far as a process was started with them; none of one that is
+    gone, or whose environment may not be read."""
+    found = _environment(id.pid)
+    return {n: found[n] for n in names if n in found} if is_alive(id) else {}
+
+
 def end_tree(
     leader: Leader,
     grace_seconds: float,
@@ -530,6 +537,10 @@ if sys.platform == "linux":
         variables = _environ(pid)
         return all(f"{n}={v}".encode() in variables for n, v in mark.variables().items())
 
+    def _environment(pid: int) -> dict[str, str]:
+        variables = map(os.fsdecode, _environ(pid))
+        return dict(variable.split("=", 1) for variable in variables if "=" in variable)
+
     def _variables(pid: int) -> dict[str, str]:
         """Those of its variables that are ours."""
         ours = (v.decode("utf-8", "replace") for v in _environ(pid) if v.startswith(b"SIGNALBOX_"))
@@ -596,6 +607,9 @@ else:
         """Every process of the machine by its pid."""
         rows = map(_psutil_row, psutil.process_iter())
         return {row.id.pid: row for row in rows if row is not None}
+
+    def _environment(pid: int) -> dict[str, str]:
+        return _variables(pid)
 
     def _variables(pid: int) -> dict[str, str]:
         try:

@@ -21,6 +21,8 @@ from backend.curve import (
     as_figure,
     as_text,
     is_non_finite,
+    is_time,
+    masked,
     merged,
     point_as_json,
     point_of,
@@ -28,6 +30,7 @@ from backend.curve import (
     read_points,
     thin,
 )
+from backend.mask import NO_MASK, Mask
 from backend.paths import open_inside, publish_inside
 
 MAX_BYTES: Final = 8 * 2**20
@@ -112,8 +115,9 @@ class NoNewsError(ValueError):
     """A file is no progress.json; the message is a sentence for the job's page."""
 
 
-def parse(content: bytes) -> Reading:
-    """Read the bytes of a progress.json.
+def parse(content: bytes, mask: Mask = NO_MASK) -> Reading:
+    """Read the bytes of a progress.json; what the mask hides is in none of the texts and names,
+    but in `raw_history`.
 
     Raises:
         NoNewsError: it is not a JSON object, or not one that can be read.
@@ -123,7 +127,9 @@ def parse(content: bytes) -> Reading:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise NoNewsError(f"progress.json is not valid JSON: {as_text(str(error))}.") from None
+        raise NoNewsError(
+            f"progress.json is not valid JSON: {as_text(str(error), mask)}."
+        ) from None
     if not isinstance(document, dict):
         kind = {list: "a list", str: "a text", bool: "a truth value"}.get(
             type(document), "nothing" if document is None else "a number"
@@ -140,9 +146,11 @@ def parse(content: bytes) -> Reading:
         found[name] = as_figure(document.get(name))
     for name in _TEXTS:
         value = document.get(name)
-        found[name] = as_text(value) if isinstance(value, str) else None
+        found[name] = as_text(value, mask) if isinstance(value, str) else None
+    if isinstance(at := document.get("updated_at"), str) and is_time(at):
+        found["updated_at"] = as_text(at)
     extra = {
-        as_text(name): value
+        as_text(name, mask): value
         for name, raw in document.items()
         if name not in _NOT_EXTRA and (value := as_figure(raw)) is not None
     }
@@ -202,15 +210,20 @@ class ProgressReader:
         path: Path,
         seen: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        mask: Mask = NO_MASK,
     ) -> None:
-        """`seen` is where points are kept of a job that keeps no history itself."""
+        """`seen` is where points are kept of a job that keeps no history itself; what the mask
+        hides is neither told nor kept."""
         self._path = path
         self._folder = path.parent
         self._seen = seen
         self._clock = clock
         self._signature: tuple[int, ...] | None = None
         self._digest: bytes | None = None
-        self._points: list[Point] = read_points(seen, 2 * MAX_POINTS) if seen else []
+        self._mask = mask
+        kept = read_points(seen, 2 * MAX_POINTS) if seen else []
+        self._points: list[Point] = list(masked(kept, mask))
         self._values = self._points[-1].values if self._points else {}
         # Its last line may be half a one, and the file of an earlier release has no bound.
         self._is_behind = bool(self._points)
@@ -225,7 +238,7 @@ class ProgressReader:
     def points(self) -> Sequence[Point]:
         """The curve so far: the job's own history, or the points that were seen here."""
         if self.reading and self.reading.history:
-            return self.reading.history
+            return masked(self.reading.history, self._mask)
         return thin(tuple(self._points))
 
     def look(self, *, closely: bool = False) -> bool:
@@ -260,7 +273,7 @@ class ProgressReader:
             self.problem = None
             return False
         try:
-            reading = parse(content)
+            reading = parse(content, self._mask)
         except NoNewsError as error:
             self.problem = str(error)
             return False

@@ -23,9 +23,11 @@ from backend import analytics, archive, diagnosis, log
 from backend.analytics import Compared, Comparison, JobAnalytics
 from backend.archive import Checkpoint
 from backend.curve import (
+    MAX_TEXT,
     History,
     Point,
     figures_of,
+    masked,
     parse_point,
     read_figures,
     read_history,
@@ -34,7 +36,7 @@ from backend.curve import (
 )
 from backend.gpu import MemorySource, empty_cache, find_source
 from backend.log import LogSlice
-from backend.mask import Mask
+from backend.mask import Mask, mask_of
 from backend.models import (
     Cleanup,
     Event,
@@ -47,7 +49,7 @@ from backend.models import (
 )
 from backend.paths import DataPaths, RunPaths
 from backend.pool import Pool
-from backend.processes import find_all_marked
+from backend.processes import Mark, find_all_marked, find_leader, variables_of
 from backend.progress import ProgressReader, Reading
 from backend.recipes import command_for
 from backend.schema import SchemaError, set_aside_if_damaged
@@ -345,7 +347,7 @@ class Service:
 
     def history(self, job_id: int) -> Sequence[Point]:
         """The curve: at most 2,000 points, oldest first. Raises UnknownJobError."""
-        self._job(job_id)
+        mask = mask_of(self._job(job_id).env)
         if supervisor := self._pool.supervisor(job_id):
             points = supervisor.points()
         else:
@@ -354,19 +356,18 @@ class Service:
             reader.look()
             points = reader.reading.history if reader.reading else ()
             points = points or read_points(paths.metrics) or read_points(paths.seen)
-        return points
+        return masked(points, mask)
 
     def metrics(self, job_id: int, since_step: int | None, most: int) -> History:
         """The whole curve, or what came after a step, thinned to at most `most` points.
 
         Raises UnknownJobError.
         """
-        self._job(job_id)
-        paths = self._paths.run(job_id)
+        paths, mask = self._kept(job_id)
         for source in (paths.metrics, paths.seen):
             found = read_history(source, since_step=since_step, most=most)
             if found.total or any(map(parse_point, log.read_tail(source, 2**16).splitlines())):
-                return found
+                return History(masked(found.points, mask), found.total)
         after = -1 if since_step is None else since_step
         points = [point for point in self.history(job_id) if point.step > after]
         return History(thin(points, most), len(points))
@@ -390,7 +391,7 @@ class Service:
         job = self._job(job_id)
         grows = job.status is JobStatus.RUNNING
         return log.read_slice(
-            self._paths.run(job_id).log, offset, limit, Mask(job.env.values()), grows=grows
+            self._paths.run(job_id).log, offset, limit, mask_of(job.env), grows=grows
         )
 
     def log_archive(self, job_id: int) -> Iterator[bytes]:
@@ -403,8 +404,8 @@ class Service:
 
     def checkpoints(self, job_id: int) -> Sequence[Checkpoint]:
         """What the job has saved, oldest first. Raises UnknownJobError."""
-        self._job(job_id)
-        return archive.checkpoints(self._paths.run(job_id))
+        paths, mask = self._kept(job_id)
+        return [replace(c, name=mask.text(c.name)) for c in archive.checkpoints(paths)]
 
     def model_archive(self, job_id: int, checkpoint: str | None = None) -> Iterator[bytes]:
         """A zip of one checkpoint, or of all that the job left, as its chunks.
@@ -432,13 +433,15 @@ class Service:
         """What happened to a job, oldest first."""
         events = self._store.timeline(job_id) if _is_id(job_id) else []
         if events:
-            mask = Mask(self._job(job_id).env.values())
+            mask = mask_of(self._job(job_id).env)
             for event in events:
-                event.message = mask.text(event.message)
+                event.message = mask.text(event.message, diagnosis.MAX_MESSAGE)
         return events
 
     def files(self, job_id: int) -> Sequence[RunFile]:
         """What is in the run folder, by name, at most 500 of it; links are left out."""
+        job = self._store.get(job_id) if _is_id(job_id) else None
+        mask = mask_of(job.env if job else {})
         folder = self._paths.run(job_id).folder
         found: list[RunFile] = []
         waiting = [] if folder.is_symlink() else [folder]
@@ -449,7 +452,7 @@ class Service:
                         waiting.append(Path(entry.path))
                     elif entry.is_file(follow_symlinks=False):
                         status = entry.stat(follow_symlinks=False)
-                        name = os.fsencode(os.path.relpath(entry.path, folder))
+                        name = os.fsencode(mask.text(os.path.relpath(entry.path, folder)))
                         at = datetime.fromtimestamp(status.st_mtime, UTC)
                         found.append(RunFile(name.decode("utf-8", "replace"), status.st_size, at))
         return sorted(found[:MAX_FILES], key=lambda file: file.name)
@@ -561,10 +564,11 @@ class Service:
             spec = RunSpec.read(self._paths.run(job_id))
             if spec is None or spec.job_id != job_id:
                 spec = RunSpec(job_id=job_id, timeout_seconds=self.settings.timeout_seconds)
+            job = spec.running_job()
+            # Else its log would show them. They are what its leader was started with.
+            job.env = variables_of(find_leader(Mark(job_id, nonce)).id, spec.env_names)
             try:
-                self._store.restore(
-                    spec.running_job(), "Found running, though the database did not know it"
-                )
+                self._store.restore(job, "Found running, though the database did not know it")
             except StoreError as error:
                 logger.warning("Job %s runs, and cannot be taken up. %s", job_id, error)
                 continue
@@ -596,12 +600,13 @@ class Service:
         ]
         peak = (live.peak_bytes if live else None) or sum(peaks) or None
         found = analytics.analyse(job.id, curve, reading, _elapsed_seconds(job), peak)
-        mask = Mask(job.env.values())
-        return replace(found, phases=[replace(p, phase=mask.text(p.phase)) for p in found.phases])
+        mask = mask_of(job.env)
+        phases = [replace(p, phase=mask.text(p.phase, MAX_TEXT)) for p in found.phases]
+        return replace(found, phases=phases)
 
     def _kept(self, job_id: int) -> tuple[RunPaths, Mask]:
         """A job's folder, and what hides the values of its environment variables in it."""
-        return self._paths.run(job_id), Mask(self._job(job_id).env.values())
+        return self._paths.run(job_id), mask_of(self._job(job_id).env)
 
     def _view(
         self, job: Job, positions: Mapping[int, int], supervisor: Supervisor | None = None
@@ -628,7 +633,7 @@ class Service:
             remaining = remaining if math.isfinite(remaining) else None
         running = job.status is JobStatus.RUNNING
         # A job may say anywhere what is in its environment.
-        mask = Mask(job.env.values())
+        mask = mask_of(job.env)
         problem = live.problem if live else None
         return JobView(
             job_id=job.id,
@@ -649,7 +654,7 @@ class Service:
             remaining_seconds=remaining if running else None,
             seconds_since_progress=live.silent_seconds if live else None,
             timeout_seconds=job.timeout_seconds,
-            error=job.error and mask.text(job.error),
+            error=job.error and mask.text(job.error, diagnosis.MAX_MESSAGE),
             failure_kind=job.failure_kind,
             queue_position=positions.get(job.id),
             pid=(live.pid if live else None) or job.pid,
@@ -661,12 +666,12 @@ class Service:
             best_eval_loss=reading.best_eval_loss,
             best_step=reading.best_step,
             steps_per_second=rate,
-            phase=reading.phase and mask.text(reading.phase),
+            phase=reading.phase and mask.text(reading.phase, MAX_TEXT),
             seconds_left=live.seconds_left if live else None,
             stacks_taken=live.stacks_taken if live else False,
             progress_problem=problem and mask.text(problem),
             non_finite=_non_finite(reading),
-            extra={mask.text(name): value for name, value in reading.extra.items()},
+            extra={mask.text(name, MAX_TEXT): value for name, value in reading.extra.items()},
             memory_bytes=live.memory_bytes if live else None,
             peak_memory_bytes=live.peak_bytes if live else None,
             params=job.params,
@@ -677,12 +682,12 @@ class Service:
         )
 
     def _failure(self, failure: Failure, job: Job) -> FailureView:
-        mask = Mask(job.env.values())
+        mask = mask_of(job.env)
         stacks = mask.text(failure.stacks)
         return FailureView(
             job=self._view(job, {}),
             kind=failure.kind,
-            message=mask.text(failure.message),
+            message=mask.text(failure.message, diagnosis.MAX_MESSAGE),
             seconds_without_progress=failure.seconds_without_progress,
             last_step=failure.last_step,
             log_tail=mask.text(failure.log_tail),

@@ -16,6 +16,7 @@ from backend import diagnosis, log
 from backend.curve import Point
 from backend.diagnosis import Verdict
 from backend.gpu import JobMeter, Measurement, MemorySource, empty_cache
+from backend.mask import mask_of
 from backend.models import Cleanup, Failure, FailureKind, Job, JobStatus, RequestKind, utc_now
 from backend.paths import RunPaths
 from backend.processes import (
@@ -116,7 +117,8 @@ class Supervisor:
         self._clock = clock
         self._leader = leader
         self._meter = JobMeter(around.source, self.devices, job.memory if leader else None)
-        self._reader = ProgressReader(paths.progress, paths.seen)
+        self._mask = mask_of(job.env)
+        self._reader = ProgressReader(paths.progress, paths.seen, mask=self._mask)
         self._looking = threading.Lock()
         self._unticked = False
         """`look` saw progress, and the clock has not been told: that is the next tick's."""
@@ -202,7 +204,9 @@ class Supervisor:
             try:
                 self._leader = self._launch()
             except CouldNotStartError as error:
-                self._finish(diagnosis.failed(FailureKind.COULD_NOT_START, str(error)))
+                self._finish(
+                    diagnosis.failed(FailureKind.COULD_NOT_START, str(error), mask=self._mask)
+                )
                 return
         elif self._leader.id.pid == 0 and self._runs_elsewhere():
             self._leader = None  # there is nothing of it to end or to measure here
@@ -315,7 +319,7 @@ class Supervisor:
         """The leader is gone: end what it left behind, and find out how it ended."""
         with self._looking:
             self._reader.look(closely=True)
-        record = diagnosis.read_exit(self._paths.exit)
+        record = diagnosis.read_exit(self._paths.exit, self._mask)
         verdict = diagnosis.verdict_of(record, leader.exit_code())
         asked = self._job.requested == RequestKind.CANCELLING  # by an earlier server, which died
         if asked and record is not None and record.signal in _ENDING_SIGNALS:
@@ -383,7 +387,7 @@ class Supervisor:
         verdict = Verdict(
             JobStatus(ending["status"]),
             FailureKind(ending["kind"]) if ending["kind"] else None,
-            ending["error"],
+            self._mask.text(ending["error"], diagnosis.MAX_MESSAGE) if ending["error"] else None,
             ending["finished_at"],
         )
         self._silent_at_end = ending["silent_seconds"]
@@ -473,7 +477,7 @@ class Supervisor:
                 message=verdict.error or "",
                 seconds_without_progress=self._silent_seconds(verdict),
                 last_step=reading.current_step if reading else None,
-                log_tail=log.tail(self._paths.log, TAIL_LINES),
+                log_tail=log.tail(self._paths.log, TAIL_LINES, self._mask),
                 stacks=self._stacks(),
             )
         values: dict[str, Any] = {
@@ -543,7 +547,8 @@ class Supervisor:
     def _stacks(self) -> str:
         if not self._stacks_taken:
             return ""
-        return log.read_tail(self._paths.stacks, MAX_STACKS_BYTES).decode("utf-8", "replace")
+        content = log.read_tail(self._paths.stacks, MAX_STACKS_BYTES, self._mask)
+        return content.decode("utf-8", "replace")
 
     def _new_stall_clock(self) -> StallClock:
         return StallClock(self._job.timeout_seconds, self._clock(), self._longest_tick)

@@ -23,6 +23,7 @@ from backend.curve import (
     History,
     Point,
     figures_of,
+    masked,
     parse_point,
     point_as_json,
     read_figures,
@@ -30,6 +31,7 @@ from backend.curve import (
     read_points,
     thin,
 )
+from backend.mask import NO_MASK, Mask
 from tests.spoilt import VALUES, in_time, make_empty, make_folder, make_link
 
 POINTS = st.builds(
@@ -62,6 +64,19 @@ def test_a_point_that_stopped_being_a_number_is_a_gap() -> None:
 @given(POINTS)
 def test_a_point_survives_being_written(point: Point) -> None:
     assert parse_point(point_as_json(point)) == point
+
+
+def test_names_and_times_of_points_are_masked() -> None:
+    mask = Mask(["hf_secret", "eval_loss", "2026-01-31"])
+    values = {"hf_secret": 1.0, "eval_loss": 2.0, "x" * 195 + "hf_se": 3.0, "hf_se": 4.0}
+    points = [
+        Point(1, timestamp="hf_secret", values=values),
+        Point(2, timestamp="2026-01-31T12:00:00Z"),
+        Point(3, 0.5),
+    ]
+    shown = {"*" * 9: 1.0, "eval_loss": 2.0, "x" * 195 + "*" * 5: 3.0, "hf_se": 4.0}
+    assert masked(points, mask) == [Point(1, timestamp="*" * 9, values=shown), *points[1:]]
+    assert masked(points, NO_MASK) is points
 
 
 # Thinning

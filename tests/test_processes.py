@@ -36,6 +36,7 @@ from backend.processes import (
     read_table,
     send_signal,
     take_stacks,
+    variables_of,
 )
 from tests.waiting import wait_until
 
@@ -588,6 +589,29 @@ def test_ids_that_no_job_can_have_are_not_looked_for(tmp_path: Path) -> None:
         for child in children:
             child.kill()
             child.wait()
+
+
+def test_variables_are_those_that_a_process_was_started_with() -> None:
+    given = {"KEY": "käse=1\n2", "EMPTY": "", "OTHER": "x"}
+    child = subprocess.Popen(SLEEP, env={**os.environ, **given})
+    try:
+        row = processes._row(child.pid)
+        assert row is not None
+        wanted = ["KEY", "EMPTY", "NOT_THERE"]
+        found: dict[str, str] = {}
+
+        def was_read() -> bool:
+            found.update(variables_of(row.id, wanted))
+            return bool(found)
+
+        wait_until(was_read)
+        assert found == {"KEY": "käse=1\n2", "EMPTY": ""}
+        assert variables_of(ProcessId(child.pid, "another boot:1"), wanted) == {}
+    finally:
+        child.kill()
+        child.wait()
+    assert variables_of(row.id, wanted) == {}
+    assert variables_of(ProcessId(0, ""), wanted) == {}
 
 
 def test_a_recycled_pid_is_not_signalled(stranger: subprocess.Popen[bytes]) -> None:

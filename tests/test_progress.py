@@ -25,6 +25,7 @@ from backend.curve import (
     read_history,
     read_points,
 )
+from backend.mask import Mask
 from backend.progress import (
     MAX_BYTES,
     MAX_PHASES,
@@ -703,3 +704,37 @@ def test_phases_are_bounded() -> None:
     assert len(clock.seconds) == MAX_PHASES + 1
     assert clock.seconds["phase 1"] == 1
     assert clock.seconds["other"] == 1000 - MAX_PHASES
+
+
+def test_values_are_masked_before_a_text_is_cut(tmp_path: Path) -> None:
+    """What is left of a value would not be found any more, in seen.jsonl least of all."""
+    path, seen = tmp_path / "progress.json", tmp_path / "seen.jsonl"
+    mask = Mask(["hf_" + "secret" * 50])
+    long = "x" * 150 + "hf_" + "secret" * 50
+    times = {"updated_at": "2026-01-31T12:00:00Z", "status": long}
+    _publish(path, {"step": 1, "loss": 1.0, long: 2.0, "phase": long, **times})
+    reader = ProgressReader(path, seen, mask=mask)
+    assert reader.look()
+    assert reader.reading is not None
+    assert reader.reading.phase == "x" * 150 + "*" * 50
+    assert reader.reading.updated_at == "2026-01-31T12:00:00Z"
+    assert "hf_" not in str(reader.reading.summary())
+    assert "hf_" not in seen.read_text() + str(reader.points)
+
+
+def test_a_curve_that_an_earlier_release_kept_is_masked_when_it_is_read(tmp_path: Path) -> None:
+    seen = tmp_path / "seen.jsonl"
+    seen.write_text(json.dumps({"step": 1, "x" * 195 + "hf_se": 1.0}) + "\n")
+    reader = ProgressReader(tmp_path / "progress.json", seen, mask=Mask(["hf_secret"]))
+    assert "hf_" not in str(reader.points)
+    reader.look(closely=True)
+    assert "hf_" not in seen.read_text()
+
+
+def test_a_history_of_its_own_is_masked(tmp_path: Path) -> None:
+    path = tmp_path / "progress.json"
+    _publish(path, {"metrics_history": [{"step": 1, "x" * 195 + "hf_secret": 1.0}]})
+    reader = ProgressReader(path, mask=Mask(["hf_secret"]))
+    assert reader.look()
+    assert "hf_" not in str(reader.points)
+    assert len(reader.points) == 1

@@ -861,3 +861,47 @@ def test_two_looks_never_read_the_file_at_the_same_moment(
         thread.join()
     assert len(most) == 8, "two of them at the job's end"
     assert max(most) == 1
+
+
+SECRET = "hf_" + "secret" * 60
+
+
+@pytest.mark.parametrize("before", [0, 1900, 4080])
+def test_no_value_of_a_variable_is_kept_of_what_a_job_said(watch: Watch, before: int) -> None:
+    """Each text is cut somewhere, by the runner at 4,096 characters: what is left of a value
+    there would not be found later."""
+    job = watch(env={"KEY": SECRET})
+    job.report(step=1, phase="_" * 190 + SECRET)
+    assert job.look(1) == [False]
+    job.paths.log.write_text("_" * 1990 + SECRET + "\n")
+    message = ("_" * before + SECRET)[:4096]
+    exception = {"type": "ValueError", "message": message, "line": f"ValueError: {message}"}
+    job.end(code=1, exception=exception)
+    assert job.look(2) == [True]
+    failure = job.store.failure(job.job_id)
+    assert failure is not None
+    assert failure.kind is FailureKind.CRASHED
+    kept = (failure.message, failure.log_tail, job.job.error, job.job.progress, job.messages())
+    assert "hf_" not in str(kept)
+    assert "*" in str(failure.log_tail)
+    assert len(job.job.error or "") == min(2000, len(f"ValueError: {message}"))
+
+
+def test_a_value_in_what_could_not_be_started_is_hidden(watch: Watch) -> None:
+    job = watch(env={"KEY": SECRET})
+
+    def refuse(spec: LaunchSpec) -> FakeLeader:
+        raise CouldNotStartError("_" * 1990 + SECRET)
+
+    job.launch_with(refuse).run()
+    assert "hf_" not in f"{job.job.error} {job.messages()}"
+
+
+def test_a_value_in_an_end_that_an_earlier_server_began_is_hidden(watch: Watch) -> None:
+    job = watch(env={"KEY": SECRET})
+    ending = {"status": "failed", "kind": "crashed", "error": "_" * 1995 + SECRET[:5]}
+    job.store.update_running(
+        job.job_id, ending={**ending, "finished_at": None, "silent_seconds": None}
+    )
+    job.adopt().run()
+    assert job.job.error == "_" * 1995 + "*" * 5
