@@ -854,7 +854,8 @@ def test_more_work_than_can_wait_is_refused_and_the_bound_is_named() -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(3):  # one is worked on, two wait
                 group.create_task(desk.do(release.wait, 30))
-            await asyncio.sleep(0)
+            while desk._limiter.statistics().tasks_waiting < 2:
+                await asyncio.sleep(0.01)
             try:
                 with pytest.raises(BusyError, match="2 such requests wait already"):
                     await desk.do(str)
