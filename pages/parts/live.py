@@ -32,11 +32,15 @@ def live(draw: Callable[[], bool], going: bool, idle_seconds: float | None = Non
     pace = 1 if going else idle_seconds
 
     def part() -> None:
-        with told(again=pace is None):
+        with told():
             if draw() != going:
                 st.rerun()
 
-    st.fragment(part, run_every=pace)()
+    if pace is None:
+        with st.container():  # as a fragment has one: what is in it stays the same elements
+            draw()
+    else:
+        st.fragment(part, run_every=pace)()
 
 
 def watch(read: Callable[[], object], seconds: float = 2) -> None:

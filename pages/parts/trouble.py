@@ -37,18 +37,16 @@ def run_page(run: Callable[[], None], name: str) -> None:
 
 
 @contextmanager
-def told(again: bool = False) -> Iterator[None]:
-    """Say in this place what could not be read.
+def told() -> Iterator[None]:
+    """Say in this place what could not be read; for a part that redraws itself.
 
-    Args:
-        again: Run the whole page again for it, because this part does not redraw itself.
+    Such a part must not hold another: while the outer one is drawn anew Streamlit drops what it had
+    begun to send of it, but not what it had of the inner one, at which the browser's side breaks.
     """
     try:
         yield
     except StoreError as error:
         _say(error)
-        if again:
-            _run_again()
 
 
 def acting(spot: str, title: str, do: Callable[..., None]) -> Callable[..., None]:
