@@ -102,7 +102,15 @@ def serve(gate: Path, reaped: list[int]) -> Iterator[Serve]:
 def _started(service: Service, submission: Submission) -> int:
     job_id = service.submit(submission)
     wait_until(lambda: "device" in service.log_tail(job_id), 30, "It did not start.")
+    # A script may write its first line before its supervisor has noted whom it launched.
+    wait_until(lambda: service.job(job_id).pid, 30, "Its process was not written down.")
     return job_id
+
+
+def _pid(service: Service, job_id: int) -> int:
+    pid = service.job(job_id).pid
+    assert pid is not None
+    return pid
 
 
 def _statuses(service: Service, *job_ids: int) -> list[JobStatus]:
@@ -418,7 +426,7 @@ def test_more_jobs_than_workers_are_adopted(
 ) -> None:
     first = serve(settings.model_copy(update={"workers": 3}))
     ids = [_started(first, waiting()) for _ in range(3)]
-    reaped += [first.job(i).pid or 0 for i in ids]
+    reaped += [_pid(first, i) for i in ids]
     queued = first.submit(waiting())
     assert first.close() == 3
     second = serve(settings.model_copy(update={"workers": 1}))
@@ -447,7 +455,7 @@ def test_an_adopted_job_keeps_its_device(
 ) -> None:
     first = serve(settings)
     ids = [_started(first, waiting()) for _ in range(2)]
-    reaped += [first.job(i).pid or 0 for i in ids]
+    reaped += [_pid(first, i) for i in ids]
     assert first.close() == 2
     second = serve(settings)
     assert [d.leased_by for d in second.machine().devices] == ids
@@ -482,7 +490,7 @@ def test_a_job_that_ended_without_a_server_gets_the_verdict_that_it_left(
     )
     first = serve(settings)
     job_id = _started(first, script(source, str(gate)))
-    reaped.append(first.job(job_id).pid or 0)
+    reaped.append(_pid(first, job_id))
     assert first.close() == 1
     gate.touch()
     run = DataPaths(settings.data).run(job_id)
