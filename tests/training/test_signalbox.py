@@ -1,5 +1,7 @@
-"""The helper: what it publishes, how often, and that it never disturbs a training."""
+"""The helper: what it publishes, what it is asked, and that it never disturbs a training."""
 
+import ast
+import hashlib
 import json
 import math
 import os
@@ -8,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
@@ -19,7 +22,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backend import curve, progress
+from backend import checkpoints, curve, progress
 from backend.paths import RunPaths
 from backend.training import runner, signalbox
 from backend.training.signalbox import History, Point, Run
@@ -43,14 +46,17 @@ def paths(tmp_path: Path) -> RunPaths:
 
 
 @pytest.fixture
-def job(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+def job(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
     """Makes this process a job; what it returns reads progress.json."""
     monkeypatch.setenv("SIGNALBOX_RUN_DIR", str(paths.folder))
     monkeypatch.setenv("SIGNALBOX_PROGRESS", str(paths.progress))
     monkeypatch.setenv("SIGNALBOX_CHECKPOINT_DIR", str(paths.checkpoints))
-    monkeypatch.delenv("SIGNALBOX_RESUME_FROM", raising=False)
-    monkeypatch.delenv("RANK", raising=False)
-    return lambda: strict(paths.progress.read_text())
+    for variable in ("SIGNALBOX_RESUME_FROM", "SIGNALBOX_CONFIG", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(signalbox, "STOP_LOOK_SECONDS", 0)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield lambda: strict(paths.progress.read_text())
+    signal.signal(signal.SIGTERM, handler)
 
 
 Read = Callable[[], Any]
@@ -67,6 +73,7 @@ def in_a_job(
             "PYTHONPATH": str(HELPER_FOLDER),
             "SIGNALBOX_RUN_DIR": str(paths.folder),
             "SIGNALBOX_PROGRESS": str(paths.progress),
+            "SIGNALBOX_CHECKPOINT_DIR": str(paths.checkpoints),
             **environment,
         },
         capture_output=True,
@@ -82,6 +89,7 @@ def test_the_file_names_are_those_that_the_server_reads() -> None:
     assert paths.folder / signalbox.METRICS_FILE == paths.metrics
     assert paths.folder / signalbox.STOP_FILE == paths.stop
     assert paths.folder / runner.EXIT_FILE == paths.exit
+    assert signalbox.COMPLETE == checkpoints.COMPLETE
     assert paths.folder / runner.STACKS_FILE == paths.stacks
     assert signalbox.ALIASES.items() <= curve.LONG_NAMES.items()
     assert signalbox.MAX_POINTS == curve.MAX_POINTS
@@ -322,6 +330,7 @@ def test_a_forked_child_is_silent_and_dies_of_sigterm(paths: RunPaths) -> None:
         if child == 0:
             run.log(99, loss=99)
             run.finish()
+            assert not run.saved("anything")
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(60)
         print(os.waitpid(child, 0)[1])
@@ -529,30 +538,520 @@ def test_an_earlier_handler_of_sigterm_still_runs(paths: RunPaths) -> None:
     assert done.stdout == "mine\nTrue\n"
 
 
-def test_the_stop_file_asks_to_stop(paths: RunPaths) -> None:
-    paths.stop.write_text("{}")
-    done = in_a_job(paths, "import signalbox\nprint(signalbox.start().should_stop)")
-    assert done.stdout == "True\n"
+def test_sigterm_can_be_taken_from_a_framework(paths: RunPaths) -> None:
+    done = in_a_job(
+        paths,
+        """
+        import os, signal
+        import signalbox
+        run = signalbox.start()
+        run.should_stop
+        signal.signal(signal.SIGTERM, lambda *_: print("the framework's"))
+        run.take_sigterm()
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(run.stop_kind)
+        """,
+    )
+    assert done.stdout == "cancel\n"
+
+
+PAUSE = {"asked_at": "2026-11-23T18:02:45.123456Z", "pause": True, "ending": None}
+PAUSE_AGAIN = {**PAUSE, "asked_at": "2026-11-23T18:12:00Z"}
+CANCEL = {**PAUSE, "ending": {"status": "cancelled"}}
+
+
+def ask(paths: RunPaths, wanted: dict[str, Any]) -> None:
+    paths.stop.write_text(json.dumps(wanted))
+
+
+def test_sigterm_with_a_pause_is_that_pause(paths: RunPaths) -> None:
+    done = in_a_job(
+        paths,
+        """
+        import json, os, signal
+        import signalbox
+        run = signalbox.start()
+        print(run.stop_kind)
+        stop = os.path.join(os.environ["SIGNALBOX_RUN_DIR"], "stop.json")
+        with open(stop, "w") as file:
+            json.dump({"asked_at": "now", "pause": True, "ending": None}, file)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(run.stop_kind)
+        os.remove(stop)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(run.stop_kind, run.decline("never"))
+        """,
+    )
+    assert (done.stdout, done.returncode) == ("None\npause\ncancel False\n", 0)
+
+
+def test_the_first_look_says_that_the_script_can_be_paused(job: Read) -> None:
+    run = Run()
+    run.log(1, loss=1)
+    run._publish()
+    assert "can_pause" not in job()
+    assert not run.should_stop
+    wait_until(lambda: job().get("can_pause") is True, 2, "It was not said.")
+
+
+def test_a_pause_is_answered_until_it_is_withdrawn(job: Read, paths: RunPaths) -> None:
+    run = Run()
+    assert (run.should_stop, run.stop_kind) == (False, None)
+    ask(paths, PAUSE)
+    assert (run.should_stop, run.stop_kind) == (True, "pause")
+    run._publish()
+    assert job()["status"] == "stopping"
+    paths.stop.unlink()
+    assert (run.should_stop, run.stop_kind) == (False, None)
+    run._publish()
+    assert job()["status"] == "running"
+    ask(paths, PAUSE)
+    assert run.should_stop
+
+
+def test_a_cancel_takes_the_place_of_a_pause_and_stays(job: Read, paths: RunPaths) -> None:
+    run = Run()
+    ask(paths, PAUSE)
+    assert run.stop_kind == "pause"
+    ask(paths, CANCEL)
+    assert run.stop_kind == "cancel"
+    paths.stop.unlink()
+    assert (run.should_stop, run.stop_kind) == (True, "cancel")
+    ask(paths, PAUSE)
+    assert run.stop_kind == "cancel"
+
+
+def test_an_ask_without_words_is_a_cancel(job: Read, paths: RunPaths) -> None:
+    ask(paths, {})
+    assert Run().stop_kind == "cancel"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", '{"pause": tr', "[]", "null", "NaN", "[" * 100_000, '{"x": "' + "x" * 2**20 + '"}'],
+)
+def test_what_is_no_ask_asks_for_nothing(job: Read, paths: RunPaths, content: str) -> None:
+    paths.stop.write_text(content)
+    run = Run()
+    assert not run.should_stop
+    ask(paths, PAUSE)
+    assert run.should_stop, "half a file is only one that is not there yet"
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo", "idle fifo"])
+def test_what_is_no_file_asks_for_nothing(
+    job: Read, paths: RunPaths, tmp_path: Path, kind: str
+) -> None:
+    writer = None
+    if kind == "link":
+        (tmp_path / "elsewhere").write_text(json.dumps(CANCEL))
+        paths.stop.symlink_to(tmp_path / "elsewhere")
+    elif kind == "folder":
+        paths.stop.mkdir()
+    else:
+        os.mkfifo(paths.stop)
+        writer = os.open(paths.stop, os.O_RDWR) if kind == "idle fifo" else None
+    assert not Run().should_stop
+    if writer is not None:
+        os.close(writer)
+
+
+def test_the_stop_file_is_looked_for_rarely(
+    job: Read, paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signalbox, "STOP_LOOK_SECONDS", 60)
+    looks: list[Path] = []
+    monkeypatch.setattr(signalbox, "_read_ask", looks.append)
+    run = Run()
+    assert not any(run.should_stop for _ in range(1000))
+    assert looks == [paths.stop]
+
+
+def test_a_declined_pause_is_over_until_the_next(job: Read, paths: RunPaths) -> None:
+    run = Run()
+    assert not run.decline("nobody asked")
+    ask(paths, PAUSE)
+    assert run.should_stop
+    assert run.decline("No room. " * 100)
+    assert (run.should_stop, run.stop_kind) == (False, None)
+    run._publish()
+    assert job()["status"] == "running"
+    assert job()["stop_declined"] == ("No room. " * 100)[:300]
+    assert job()["stop_declined_asked_at"] == PAUSE["asked_at"]
+
+    paths.stop.unlink()
+    assert not run.should_stop
+    run._publish()
+    assert "stop_declined" in job(), "the server may not have read it yet"
+    ask(paths, PAUSE_AGAIN)
+    assert run.should_stop
+    run._publish()
+    assert not {"stop_declined", "stop_declined_asked_at"} & set(job())
+
+
+def test_a_cancel_cannot_be_declined(job: Read, paths: RunPaths) -> None:
+    run = Run()
+    ask(paths, PAUSE)
+    assert run.decline("no room")
+    ask(paths, CANCEL)
+    assert not run.decline("no room")
+    assert run.stop_kind == "cancel"
+
+
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK"])
+def test_other_ranks_stop_too_and_seal_nothing(
+    job: Read, paths: RunPaths, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    run = Run()
+    folder = checkpoint(run, 5)
+    assert not run.saved(folder)
+    ask(paths, PAUSE)
+    assert (run.should_stop, run.stop_kind) == (True, "pause")
+    assert sorted(path.name for path in folder.iterdir()) == ["model.pt", "parts"]
+    assert not paths.progress.exists()
+
+
+def test_a_loop_left_because_of_an_ask_has_not_finished(job: Read, paths: RunPaths) -> None:
+    for wanted, status in ((None, "finished"), (PAUSE, "stopping")):
+        with Run() as run:
+            for step in range(1, 4):
+                run.log(step, loss=1)
+                if step == 2 and wanted:
+                    ask(paths, wanted)
+                if run.should_stop:
+                    break
+        assert job()["status"] == status
+        assert job()["current_step"] == (2 if wanted else 3)
+
+
+def test_a_phase_may_carry_a_timeout_of_its_own(job: Read) -> None:
+    run = Run()
+    run.phase("downloading", timeout_minutes=90)
+    run._publish()
+    assert (job()["phase"], job()["phase_timeout_seconds"]) == ("downloading", 5400)
+    run.phase("training")
+    run._publish()
+    assert "phase_timeout_seconds" not in job()
+
+
+@pytest.mark.parametrize(
+    ("minutes", "error"),
+    [(0, ValueError), (-1, ValueError), (math.inf, ValueError), (math.nan, ValueError),
+     (1e308, ValueError), (True, ValueError), ("5", TypeError)],
+)  # fmt: skip
+def test_a_timeout_that_is_none_is_refused(job: Read, minutes: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"phase\(timeout_minutes=…\) takes "):
+        Run().phase("downloading", timeout_minutes=minutes)
+
+
+# Checkpoints.
+
+
+def checkpoint(run: Run, step: int) -> Path:
+    assert run.checkpoint_dir is not None
+    folder = run.checkpoint_dir / f"step-{step:08d}"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "model.pt").write_bytes(b"weights")
+    (folder / "parts" / "0").write_bytes(b"")
+    return folder
+
+
+def sealed(folder: Path) -> Any:
+    return strict((folder / signalbox.COMPLETE).read_text())
+
+
+def test_a_sealed_checkpoint_says_what_is_in_it(job: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNALBOX_CONFIG", "0123abcd")
+    run = Run()
+    run.log(5, loss=1)
+    folder = checkpoint(run, 5)
+    assert run.saved(folder, eval_loss=torch.tensor(0.5))  # type: ignore[arg-type]
+    marker = sealed(folder)
+    assert marker.pop("saved_at").endswith("Z")
+    assert marker == {
+        "format": 1, "step": 5, "config": "0123abcd", "eval_loss": 0.5,
+        "files": {
+            "model.pt": {"bytes": 7, "sha256": hashlib.sha256(b"weights").hexdigest()},
+            "parts/0": {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()},
+        },
+    }  # fmt: skip
+    assert job()["checkpoint"] == "step-00000005"
+    assert len(job()["metrics_history"]) == 1, "the curve up to it is on the disk"
+
+
+def test_the_server_takes_what_the_helper_sealed(job: Read, paths: RunPaths) -> None:
+    run = Run()
+    assert run.saved(checkpoint(run, 5))
+    assert run.saved(checkpoint(run, 10), eval_loss=math.nan)
+    assert sealed(paths.checkpoints / "step-00000010")["eval_loss"] is None
+    (paths.checkpoints / "step-00000010" / "model.pt").write_bytes(b"weighty")
+    choice = checkpoints.choose(paths, "any")
+    assert choice.good is not None
+    assert choice.good.name == "step-00000005"
+
+
+def test_sealing_again_tells_of_the_new_files(job: Read) -> None:
+    run = Run()
+    folder = checkpoint(run, 5)
+    assert run.saved(folder)
+    (folder / "model.pt").write_bytes(b"other weights")
+    (folder / "more.pt").touch()
+    assert run.saved(str(folder))
+    assert sealed(folder)["files"].keys() == {"model.pt", "more.pt", "parts/0"}
+    assert sealed(folder)["files"]["model.pt"]["bytes"] == 13
+
+
+def test_a_checkpoint_without_a_step_in_its_name_is_of_the_last_step(job: Read) -> None:
+    run = Run()
+    run.log(7, loss=1)
+    folder = checkpoint(run, 5).rename(run.checkpoint_dir / "best")  # type: ignore[operator]
+    assert run.saved(folder)
+    assert sealed(folder)["step"] == 7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks in /proc for what was synced")
+def test_the_marker_comes_after_everything_is_on_the_disk(
+    job: Read, paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run()
+    run.log(5, loss=1)
+    folder = checkpoint(run, 5)
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_sync(descriptor: int) -> None:
+        events.append(os.path.relpath(Path(f"/proc/self/fd/{descriptor}").readlink(), paths.folder))
+        fsync(descriptor)
+
+    def record_replace(source: Any, target: Any) -> None:
+        if Path(target).name == signalbox.COMPLETE:
+            events.append("the marker")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    assert run.saved(folder)
+    inside = "checkpoints/step-00000005"
+    assert events == [
+        "metrics.jsonl", f"{inside}/model.pt", f"{inside}/parts/0", f"{inside}/parts", inside,
+        "checkpoints", f"{inside}/.COMPLETE.tmp", "the marker", inside,
+    ]  # fmt: skip
+
+
+def test_a_large_file_is_read_in_pieces_with_signs_of_life(
+    job: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signalbox, "SEALING_SIGN_SECONDS", -1)
+    run = Run()
+    folder = checkpoint(run, 5)
+    with (folder / "model.pt").open("wb") as file:
+        file.truncate(32 * 2**20)
+    signs: list[str] = []
+    document = run._document
+    monkeypatch.setattr(run, "_document", lambda: signs.append("") or document())
+    tracemalloc.start()
+    assert run.saved(folder)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(signs) >= 32
+    assert peak_bytes < 8 * 2**20
+    assert sealed(folder)["files"]["model.pt"]["bytes"] == 32 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("../step-1", "A checkpoint is a folder directly inside .*checkpoints, whose name"),
+        ("step-1/parts", "A checkpoint is a folder directly inside"),
+        ("", "A checkpoint is a folder directly inside"),
+        (".step-1", "A checkpoint is a folder directly inside"),
+        ("step-2", "There is no folder .*step-2"),
+        ("file-1", "There is no folder .*file-1"),
+        ("link-1", "link-1 is a link"),
+        ("empty-1", "There is nothing in .*empty-1"),
+    ],
+)
+def test_what_cannot_be_a_checkpoint_is_refused(
+    job: Read, paths: RunPaths, name: str, sentence: str
+) -> None:
+    run = Run()
+    for folder in (paths.folder / "step-1", paths.checkpoints / "step-1" / "parts",
+                   paths.checkpoints / ".step-1"):  # fmt: skip
+        folder.mkdir(parents=True)
+        (folder / "model.pt").touch()
+    (paths.checkpoints / "file-1").touch()
+    (paths.checkpoints / "link-1").symlink_to(paths.folder / "step-1")
+    (paths.checkpoints / "empty-1").mkdir()
+    with pytest.raises(ValueError, match=sentence):
+        run.saved(paths.checkpoints / name)
+    assert not list(paths.folder.rglob(signalbox.COMPLETE))
+
+
+@pytest.mark.parametrize("kind", ["link", "link to a folder", "fifo"])
+def test_what_is_no_file_keeps_a_checkpoint_from_counting(
+    job: Read, paths: RunPaths, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    run = Run()
+    folder = checkpoint(run, 5)
+    path = folder / "parts" / "1"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(folder / ("model.pt" if kind == "link" else "parts"))
+    assert not run.saved(folder)
+    assert not (folder / signalbox.COMPLETE).exists()
+    assert "checkpoint" not in job()
+    said = capsys.readouterr().err
+    assert said.startswith("signalbox: step-00000005 does not count as a checkpoint: ")
+    assert said.endswith("parts/1'\n")
+
+
+@pytest.mark.parametrize("most_bytes", [100, 3000])
+def test_a_full_disk_keeps_a_checkpoint_from_counting_and_stops_nothing(
+    paths: RunPaths, most_bytes: int
+) -> None:
+    """With 100 bytes progress.json does not fit, with 3,000 it does and the marker does not."""
+    done = in_a_job(
+        paths,
+        """
+        import os, resource, signal, sys
+        import signalbox
+        run = signalbox.start()
+        folder = run.checkpoint_dir / "step-00000005"
+        folder.mkdir()
+        for number in range(100):
+            (folder / str(number)).touch()
+        run.log(5, loss=1)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        most = int(os.environ["MOST_BYTES"])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+        print(run.saved(folder), run.saved(folder))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        print(len(os.listdir(folder)), run.saved(folder))
+        """,
+        MOST_BYTES=str(most_bytes),
+    )
+    assert (done.stdout, done.returncode) == ("False False\n100 True\n", 0)
+    assert done.stderr.count("step-00000005 does not count as a checkpoint: [Errno ") == 1
+    assert strict(paths.progress.read_text())["checkpoint"] == "step-00000005"
+
+
+def test_sigterm_while_sealing_interrupts_nothing(paths: RunPaths) -> None:
+    done = in_a_job(
+        paths,
+        """
+        import os, signal
+        import signalbox
+        run = signalbox.start()
+        assert not run.should_stop
+        folder = run.checkpoint_dir / "step-00000005"
+        folder.mkdir()
+        (folder / "model.pt").write_bytes(b"weights")
+        sync = signalbox._sync
+        def interrupted(path):
+            os.kill(os.getpid(), signal.SIGTERM)
+            sync(path)
+        signalbox._sync = interrupted
+        print(run.saved(folder), run.should_stop)
+        """,
+    )
+    assert (done.stdout, done.stderr) == ("True True\n", "")
+    assert sealed(paths.checkpoints / "step-00000005")["files"].keys() == {"model.pt"}
+
+
+def test_outside_a_job_nothing_is_sealed_unless_a_folder_is_named(
+    job: Read, paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint(Run(), 5)
+    for variable in ("SIGNALBOX_RUN_DIR", "SIGNALBOX_PROGRESS"):
+        monkeypatch.delenv(variable)
+    assert Run().saved(folder)
+    monkeypatch.delenv("SIGNALBOX_CHECKPOINT_DIR")
+    assert not Run().saved("nowhere")
+
+
+# Going on.
+
+
+@pytest.mark.parametrize(
+    ("name", "marker", "step"),
+    [
+        ("step-00000030", None, 30),
+        ("checkpoint-500", None, 500),
+        ("best", '{"step": 7}', 7),
+        ("best", '{"step": -7}', 0),
+        ("best", '{"step": true}', 0),
+        ("best", "", 0),
+        ("best", None, 0),
+    ],
+)
+def test_the_step_is_in_the_folders_name_or_in_its_marker(
+    job: Read, paths: RunPaths, monkeypatch: pytest.MonkeyPatch, name: str,
+    marker: str | None, step: int,
+) -> None:  # fmt: skip
+    folder = paths.checkpoints / name
+    if marker is not None:
+        folder.mkdir(parents=True)
+        (folder / signalbox.COMPLETE).write_text(marker)
+    monkeypatch.setenv("SIGNALBOX_RESUME_FROM", str(folder))
+    run = Run()
+    assert (run.resume_from, run.resume_step) == (folder, step)
+    assert job()["current_step"] == step, "and nothing breaks without a progress.json"
 
 
 def test_a_resumed_run_goes_on_with_its_curve(
     job: Read, paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(total_steps=100)
+    run.log(5, loss=math.nan)
     for step in (10, 20, 30, 40):
-        run.log(step, loss=50 - step, val_loss=step)
+        run.log(step, epoch=step // 10, loss=50 - step, val_loss=step, accuracy=0.5)
+    run._started -= 100
     run.finish()
     monkeypatch.setenv("SIGNALBOX_RESUME_FROM", str(paths.checkpoints / "step-00000030"))
     run = Run(total_steps=100)
-    assert run.resume_step == 30
-    assert run.resume_from == paths.checkpoints / "step-00000030"
+    found = job()
+    assert (found["status"], found["current_step"], found["current_epoch"]) == ("running", 30, 3)
+    assert (found["train_loss"], found["eval_loss"], found["accuracy"]) == (20, 30, 0.5)
+    assert (found["checkpoint"], found["elapsed_seconds"] >= 100) == ("step-00000030", True)
+    assert (found["non_finite_count"], found["first_non_finite_step"]) == (1, 5)
     run.log(31, loss=5)
     run.finish()
-    assert [point["step"] for point in job()["metrics_history"]] == [10, 20, 30, 31]
+    assert [point["step"] for point in job()["metrics_history"]] == [5, 10, 20, 30, 31]
     assert (job()["best_eval_loss"], job()["best_step"]) == (10, 10)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"metrics_history": [1]}', "\x00"])
+def test_a_run_goes_on_with_what_the_server_carried_over(
+    job: Read, paths: RunPaths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Run(total_steps=100)
+    for step in (10, 20, 30, 40):
+        run.log(step, loss=50 - step, val_loss=step)
+    run.finish()
+    retry = RunPaths(tmp_path / "retry")
+    retry.folder.mkdir()
+    checkpoints.carry_curve(paths, retry, 30)
+    monkeypatch.setenv("SIGNALBOX_RUN_DIR", str(retry.folder))
+    monkeypatch.setenv("SIGNALBOX_PROGRESS", str(retry.progress))
+    monkeypatch.setenv("SIGNALBOX_CHECKPOINT_DIR", str(retry.checkpoints))
+    monkeypatch.setenv("SIGNALBOX_RESUME_FROM", str(paths.checkpoints / "step-00000030"))
+    run = Run(total_steps=100)
+    run.log(31, loss=5)
+    run.finish()
+    found = strict(retry.progress.read_text())
+    assert [point["step"] for point in found["metrics_history"]] == [10, 20, 30, 31]
+    assert (found["best_eval_loss"], found["best_step"]) == (10, 10)
+    assert "checkpoint" not in found, "the one that it began from is another job's"
+    assert [point.step for point in curve.read_points(retry.metrics)] == [10, 20, 30, 31]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"metrics_history": [1]}', "\x00", "[" * 100_000,
+     '{"metrics_history": [{"step": 1, "best_step": 3}]}',
+     '{"metrics_history": [], "elapsed_seconds": 1e999}'],
+)  # fmt: skip
 def test_a_broken_earlier_file_only_loses_its_curve(
     job: Read, paths: RunPaths, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
@@ -575,3 +1074,34 @@ def test_the_helper_never_imports_torch(paths: RunPaths) -> None:
         "import sys, signalbox\nsignalbox.start().log(1, loss=1)\nprint('torch' in sys.modules)",
     )
     assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_the_example_of_the_docs_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    script = HELPER_FOLDER.parents[1] / "docs" / "examples" / "resume.py"
+
+    def train(paths: RunPaths, **environment: str) -> list[str]:
+        paths.folder.mkdir(exist_ok=True)
+        source = "import runpy, sys\nsys.argv[1:] = ['--steps', '20', '--sleep', '0']\n"
+        done = in_a_job(paths, f"{source}runpy.run_path({str(script)!r})", **environment)
+        assert (done.stderr, done.returncode) == ("", 0)
+        return done.stdout.splitlines()
+
+    paused, uninterrupted = RunPaths(tmp_path / "paused"), RunPaths(tmp_path / "uninterrupted")
+    paused.folder.mkdir()
+    ask(paused, PAUSE)
+    assert train(paused)[0] == "asked to stop after step 1"
+    assert strict(paused.progress.read_text())["status"] == "stopping"
+    paused.stop.unlink()
+    newest = paused.checkpoints / strict(paused.progress.read_text())["checkpoint"]
+    assert train(paused, SIGNALBOX_RESUME_FROM=str(newest)) == train(uninterrupted)
+    losses = [
+        [(point["step"], point["train_loss"]) for point in map(json.loads, lines)]
+        for lines in (p.metrics.read_text().splitlines() for p in (paused, uninterrupted))
+    ]
+    assert losses[0] == losses[1]
+    assert strict(paused.progress.read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("name", ["signalbox", "signalbox_transformers", "signalbox_lightning"])
+def test_what_a_script_imports_is_understood_by_an_older_python(name: str) -> None:
+    ast.parse((HELPER_FOLDER / f"{name}.py").read_text(), feature_version=(3, 8))
