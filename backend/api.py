@@ -12,7 +12,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from backend import runtime
 from backend.curve import point_as_json
 from backend.door import read_body
-from backend.models import JobStatus
+from backend.models import JobStatus, RequestKind
 from backend.refusals import HANDLERS, BusyError, NotAllowedError, WrongError, answers
 from backend.service import Service
 from backend.shapes import (
@@ -44,12 +44,14 @@ from backend.shapes import (
     Jobs,
     Logs,
     Metrics,
+    Pausing,
     Queue,
     Spec,
     Status,
     Submitted,
     Summary,
     Valid,
+    Whereabouts,
     named,
     read_training,
 )
@@ -385,14 +387,19 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         response_model=Status,
         responses=answers(404, 409, 415),
     )
-    async def cancel(job_id: JobId) -> Response:
+    async def cancel(
+        job_id: JobId,
+        now: Annotated[
+            bool, Query(description="Kill it at once, without the grace in which it could save.")
+        ] = False,
+    ) -> Response:
         """A running job is asked to stop, and killed with all its processes after its grace; until
-        then its `requested` is cancelling. Asking again changes nothing, and is answered by 409
-        once the job has ended."""
+        then its `requested` is cancelling. Asking again changes nothing, unless with `now`, and is
+        answered by 409 once the job has ended."""
 
         def work() -> JobView:
             _require(job_id, lambda state: not state.ended, "has ended already")
-            _service().cancel(job_id)
+            _service().cancel(job_id, now=now)
             job = _service().job(job_id)
             if job.status.ended and job.status is not JobStatus.CANCELLED:
                 _refuse_state(job, "it has ended already")  # by itself, just before
@@ -436,21 +443,96 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
             **answers(404, 409, 415),
         },
     )
-    async def retry(job_id: JobId) -> Response:
+    async def retry(
+        job_id: JobId,
+        from_checkpoint: Annotated[
+            bool,
+            Query(
+                description="Go on from the newest checkpoint that is whole, the job's own or of "
+                "the job that it went on from; where there is none it begins anew."
+            ),
+        ] = False,
+    ) -> Response:
         """Queue a new job like one that has ended. As long as that new job has not ended itself,
         asking again makes no other, but answers 200 with the same number."""
 
         def work() -> tuple[int, str]:
             _require(job_id, lambda state: state.ended, "can be retried once it has ended")
-            live, is_new = _service().retry_once(job_id)
+            live, is_new = _service().retry_once(job_id, from_checkpoint=from_checkpoint)
             found = Submitted(job_id=live.job_id, status=live.status)
             return 201 if is_new else 200, found.model_dump_json()
 
         code, content = await desk.do(work)
         return Response(content, code, media_type="application/json")
 
-    for verb in ("pause", "resume"):
-        _add_unsupported(api, verb, desk)
+    @api.post(
+        "/api/training/pause/{job_id}",
+        tags=["act"],
+        dependencies=BODILESS,
+        summary="Have a job save and end, to be resumed later",
+        response_model=Pausing,
+        responses=answers(404, 409, 415),
+    )
+    async def pause(job_id: JobId) -> Response:
+        """The job is asked to save and to end; until it has its `requested` is pausing, then it is
+        paused, and its memory is back. One that ignores the ask is not killed: it goes on, and its
+        `notice` says why. Asking again changes nothing."""
+
+        def work() -> JobView:
+            service = _service()
+            if service.job(job_id).status is not JobStatus.PAUSED and not service.pause(job_id):
+                job = service.job(job_id)
+                cancelled = job.requested is RequestKind.CANCELLING
+                _refuse_state(
+                    job,
+                    "it is being cancelled" if cancelled else "only a running job can be paused",
+                )
+            return service.job(job_id)
+
+        return await answer(Pausing, work, at=act_desk)
+
+    @api.post(
+        "/api/training/resume/{job_id}",
+        tags=["act"],
+        dependencies=BODILESS,
+        summary="Go on with a paused job",
+        response_model=Status,
+        responses=answers(404, 409, 415),
+    )
+    async def resume(job_id: JobId) -> Response:
+        """It is queued again under its own number, and goes on from its newest checkpoint that is
+        whole. Asking again while it waits in the queue changes nothing."""
+
+        def work() -> JobView:
+            service = _service()
+            resumed = service.resume(job_id)
+            job = service.job(job_id)
+            if not resumed and not (job.status is JobStatus.QUEUED and job.paused_at):
+                _refuse_state(job, "only a paused job can be resumed")
+            return job
+
+        return await answer(Status, work, at=act_desk)
+
+    @api.post(
+        "/api/training/where/{job_id}",
+        tags=["look"],
+        dependencies=BODILESS,
+        summary="Where is it?",
+        response_model=Whereabouts,
+        responses=answers(404, 409, 415),
+    )
+    async def where(job_id: JobId) -> Response:
+        """The stacks of every thread of a running job's Python processes, taken now, while it goes
+        on, and what they come to in a sentence. Takes up to a few seconds."""
+
+        def work() -> Mapping[str, str]:
+            service = _service()
+            sentence = service.where(job_id)
+            if sentence is None:
+                _refuse_state(service.job(job_id), "it has no process that could be asked")
+            return {"sentence": sentence, "stacks": service.stacks(job_id)}
+
+        return await answer(Whereabouts, work, at=long_desk)
 
     # Files
 
@@ -609,26 +691,6 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
     return api
 
 
-def _add_unsupported(api: FastAPI, verb: str, desk: Desk) -> None:
-    doing = {"pause": "Pausing", "resume": "Resuming"}[verb]
-
-    @api.post(
-        f"/api/training/{verb}/{{job_id}}",
-        tags=["act"],
-        dependencies=BODILESS,
-        summary=f"{verb.title()} a job (not supported yet)",
-        operation_id=verb,
-        response_model=Status,
-        responses=answers(404, 409, 415),
-    )
-    async def unsupported(job_id: JobId) -> Response:
-        """Always 409 for now."""
-        job = await desk.do(_service().job, job_id)
-        raise NotAllowedError(
-            job.status, f"{doing} is not supported yet; job {job_id} is {job.status}."
-        )
-
-
 # What the routes ask
 
 
@@ -646,7 +708,7 @@ def _require(job_id: int, allows: Callable[[JobStatus], bool], otherwise: str) -
         raise NotAllowedError(job.status, f"Job {job_id} is {job.status}; it {otherwise}.")
 
 
-def _refuse_state(job: JobView, reason: str) -> None:
+def _refuse_state(job: JobView, reason: str) -> NoReturn:
     raise NotAllowedError(job.status, f"Job {job.job_id} is {job.status}; {reason}.")
 
 
@@ -724,7 +786,7 @@ def _openapi(api: FastAPI, asks_for_token: bool) -> dict[str, Any]:
 _TAGS: Final = [
     {"name": "submit", "description": "Queue a training, or ask whether it could be."},
     {"name": "look", "description": "What runs, how it goes, what it said."},
-    {"name": "act", "description": "Cancel, retry, give more time. Safe to repeat."},
+    {"name": "act", "description": "Pause, resume, cancel, retry, give more time. Safe to repeat."},
     {"name": "files", "description": "What a job left behind, as streamed zips."},
     {"name": "figures", "description": "One job, several, or all of them in figures."},
     {"name": "machine", "description": "Memory, cleanups, and whether the server is there."},

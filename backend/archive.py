@@ -20,12 +20,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from backend.checkpoints import COMPLETE, step_of
 from backend.mask import Mask
 from backend.paths import RunPaths, open_below, scan_below
-
-COMPLETE: Final = "COMPLETE"
-"""The file that makes a folder a checkpoint, written last into it: by save_weights in
-training/recipes/lifecycle.py, and by a user's script as docs/writing-a-job.md says."""
 
 MAX_CHECKPOINTS: Final = 1000
 MAX_FILES: Final = 100_000
@@ -37,7 +34,6 @@ ZIP64_BYTES: Final = 2**30
 """A larger file gets the long form of its sizes, which old programs cannot read; without it, it
 would have to stay below 2 GiB after compression, which can also make it larger."""
 
-_STEP: Final = re.compile(r"step-([0-9]{1,18})$")
 _LOGS: Final = (
     "log.txt",
     "progress.json",
@@ -84,7 +80,7 @@ def checkpoints(paths: RunPaths) -> list[Checkpoint]:
         for name, status in _entries(paths.folder, folder)
         if stat.S_ISDIR(status.st_mode) and _is_plain(name)
     ]
-    names.sort(key=lambda name: ((step := _step(name)) is None, step or 0, name))
+    names.sort(key=lambda name: ((step := step_of(name)) is None, step or 0, name))
     sizes: Counter[str] = Counter()
     for path, status in _walk(paths.folder, folder):
         sizes[path.split("/")[1]] += status.st_size
@@ -95,7 +91,7 @@ def checkpoints(paths: RunPaths) -> list[Checkpoint]:
             status = marker or (paths.checkpoints / name).lstat()
             created_at = datetime.fromtimestamp(_moment(status), UTC)
             complete = marker is not None
-            listed.append(Checkpoint(name, _step(name), sizes[name], complete, created_at))
+            listed.append(Checkpoint(name, step_of(name), sizes[name], complete, created_at))
     return listed
 
 
@@ -264,11 +260,6 @@ def _walk(
 def _is_plain(name: str) -> bool:
     """Whether a folder of this name can be a checkpoint: one that can be shown and asked for."""
     return name.isprintable() and name[:1] not in ("", ".") and not re.search(r"[/\\]|\.\.", name)
-
-
-def _step(name: str) -> int | None:
-    match = _STEP.search(name)
-    return int(match[1]) if match else None
 
 
 def _moment(status: os.stat_result) -> float:

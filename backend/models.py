@@ -108,7 +108,23 @@ class Job(SQLModel, table=True):
     queued_at: datetime = Field(default_factory=utc_now, sa_column=Column(UtcDateTime))
     started_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
     finished_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
-    parent_id: int | None = Field(default=None, foreign_key="job.id")
+    parent_id: int | None = Field(default=None, foreign_key="job.id", index=True)
+
+    paused_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+    """The last time."""
+    resumed_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+    """When it was claimed again after that."""
+    paused_seconds: float = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """How long it did not run between its first start and its last."""
+    continues_id: int | None = None
+    """The job from whose checkpoints this one began, or is to begin."""
+    max_retries: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    retry_number: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """How many automatic retries led to it."""
+    starts_after: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+    """An automatic retry waits until then."""
+    notice: str | None = None
+    """What its reader should know: why it was not paused, say."""
 
     pid: int | None = None
     process_start: str | None = None
@@ -127,6 +143,17 @@ class Job(SQLModel, table=True):
     error: str | None = None
     failure_kind: FailureKind | None = Field(default=None, sa_column=Column(_word(FailureKind)))
     checkpoint: str | None = None
+    """The newest that it has saved, else the one from which it began."""
+
+    @property
+    def life_began_at(self) -> datetime:
+        """When it was claimed the last time; before the first, when it was submitted."""
+        return self.resumed_at or self.started_at or self.created_at
+
+    @property
+    def has_lived(self) -> bool:
+        """Whether it waits, and has run before."""
+        return self.paused_at is not None and self.status is not JobStatus.RUNNING
 
 
 class Event(SQLModel, table=True):
@@ -150,6 +177,10 @@ class Failure(SQLModel, table=True):
     last_step: int | None = None
     log_tail: str = ""
     stacks: str = ""
+    detail: dict[str, Any] = Field(
+        default_factory=dict, sa_column=Column(JSON, nullable=False, server_default="{}")
+    )
+    """What else was found out about it, as `backend.diagnosis.detail_of` makes it."""
     at: datetime = Field(default_factory=utc_now, sa_column=Column(UtcDateTime, index=True))
 
 

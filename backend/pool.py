@@ -5,9 +5,9 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 from backend.models import Job, JobStatus, utc_now
 from backend.paths import DataPaths
@@ -118,13 +118,23 @@ class Pool:
         """Who supervises this job; None where nobody does."""
         return self._supervisors.get(job_id)
 
-    def cancel(self, job_id: int) -> bool:
+    def cancel(self, job_id: int, *, now: bool = False) -> bool:
         """Pass a request on to the job's supervisor; False where it has none."""
-        with self._lock:  # between its claim and its supervisor a job is nobody's
-            supervisor = self._supervisors.get(job_id)
+        supervisor = self._claimed(job_id)
         if supervisor:
-            supervisor.cancel()
+            supervisor.cancel(now=now)
         return supervisor is not None
+
+    def pause(self, job_id: int) -> bool:
+        """As `cancel`, of a pause."""
+        supervisor = self._claimed(job_id)
+        if supervisor:
+            supervisor.pause()
+        return supervisor is not None
+
+    def _claimed(self, job_id: int) -> Supervisor | None:
+        with self._lock:  # between its claim and its supervisor a job is nobody's
+            return self._supervisors.get(job_id)
 
     def leases(self) -> Mapping[int, int | None]:
         with self._lock:
@@ -150,7 +160,8 @@ class Pool:
     def _start_queued(self) -> None:
         """Under the lock."""
         while not self._closing.is_set() and len(self._supervisors) < self._workers:
-            job = self._around.store.next_queued()
+            # What is left of a life before a pause goes first, or it would be taken for this one.
+            job = self._around.store.next_queued(besides=[*self._lingering, *self._supervisors])
             if job is None:
                 return
             assert job.id is not None
@@ -160,19 +171,31 @@ class Pool:
             devices = devices or ()  # more than there are: it cannot start, and will be told
             claimed = False
             try:
-                claimed = self._around.store.change(
-                    job.id,
-                    JobStatus.QUEUED,
-                    JobStatus.RUNNING,
-                    "Started",
-                    started_at=utc_now(),
-                    devices=list(devices),
-                )
+                claimed = self._claim(job, devices)
             finally:
                 if not claimed:  # cancelled in this instant, or the database cannot be written
                     self._leases.give_back(job.id)
             if claimed:
                 self._supervise(Supervisor(job, self._paths.run(job.id), devices, self._around))
+
+    def _claim(self, job: Job, devices: Sequence[int]) -> bool:
+        """Take a job for this server; False where it is not queued any more."""
+        assert job.id is not None
+        now = utc_now()
+        if job.started_at is None:
+            said = "Started"
+            changed: dict[str, Any] = {"started_at": now}
+        else:
+            paused = (now - job.paused_at).total_seconds() if job.paused_at else 0.0
+            paused_seconds = job.paused_seconds + max(0.0, paused)
+            said = "Resumed"
+            changed = {"resumed_at": now, "paused_seconds": paused_seconds}
+        claimed = self._around.store.change(
+            job.id, JobStatus.QUEUED, JobStatus.RUNNING, said, devices=list(devices), **changed
+        )
+        for name, value in changed.items():
+            setattr(job, name, value)
+        return claimed
 
     def _free_bytes(self) -> float:
         """On the disk of the data folder."""
@@ -218,7 +241,7 @@ class Pool:
         for job_id in find_all_marked(self._around.nonce):
             with self._lock:
                 job = self._around.store.get(job_id)
-                if job is None or not job.status.ended:
+                if job is None or job.status is JobStatus.RUNNING:
                     continue  # a running one has its supervisor, or will be taken up
                 if job_id in self._supervisors or job_id in self._lingering:
                     continue
@@ -226,7 +249,7 @@ class Pool:
                 if not left:
                     continue
                 pids = ", ".join(str(row.id.pid) for row in left)
-                logger.warning("Job %s has ended, but pid %s lives on: killed", job_id, pids)
+                logger.warning("Job %s does not run, but pid %s lives on: killed", job_id, pids)
                 self._around.store.try_to_note(
                     job_id, f"Found alive after the job's end, and killed: {pids}"
                 )
@@ -292,5 +315,5 @@ class Pool:
                 if job_id in self._supervisors or job_id in self._lingering:
                     continue
                 job = self._around.store.get(job_id)
-                if job is None or job.status.ended:
+                if job is None or job.status is not JobStatus.RUNNING:
                     self._leases.give_back(job_id)

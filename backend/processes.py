@@ -153,6 +153,7 @@ class LocalLeader:
         # A child that was given a clean environment is known by its parents as long as they live,
         # and afterwards only by having been seen.
         self._seen: frozenset[ProcessId] = frozenset()
+        self._seeing = threading.Lock()
         self._code: int | None = None
 
     @property
@@ -178,17 +179,20 @@ class LocalLeader:
             send_signal(self._id, signal.SIGTERM)
 
     def leftovers(self) -> list[ProcessRow]:
-        return self._remember(find_marked(self._mark, self._seen, since=self._id))
+        with self._seeing:
+            return self._remember(find_marked(self._mark, self._seen, since=self._id))
 
     def tree(self, afresh: bool) -> list[ProcessRow]:
-        return self._remember(_family(TABLE.rows(afresh=afresh), {self._id, *self._seen}))
+        with self._seeing:
+            return self._remember(_family(TABLE.rows(afresh=afresh), {self._id, *self._seen}))
 
     def know(self, ids: Iterable[ProcessId]) -> bool:
         ids = tuple(ids)
         table = read_table() if ids else {}
         alive = {id for id in ids if id.pid in table and table[id.pid].id == id}
-        news = alive - self._seen
-        self._seen |= news
+        with self._seeing:
+            news = alive - self._seen
+            self._seen |= news
         return any(table[id.pid].alive for id in news)
 
     def _reap(self) -> None:
@@ -303,6 +307,7 @@ def end_tree(
     grace_seconds: float,
     give_up: threading.Event,
     *,
+    at_once: threading.Event | None = None,
     patience_seconds: float = KILL_PATIENCE_SECONDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> Ended | None:
@@ -321,6 +326,8 @@ def end_tree(
     interval = 0.002
     while True:
         waited = clock() - begin
+        if at_once is not None and at_once.is_set() and waited < grace_seconds:
+            grace_seconds = waited
         leader_alive = leader.alive()
         if not leader_alive or waited >= grace_seconds / 2:
             left = leader.leftovers()
@@ -331,7 +338,7 @@ def end_tree(
                     return Ended((), len(killed))
             if waited >= grace_seconds + patience_seconds:
                 return Ended(tuple(left), len(killed))
-            told = _told_by(leader, left)
+            told = script_of(leader, left)
             for row in left:
                 if waited >= grace_seconds:
                     if send_kill(row.id):
@@ -344,25 +351,26 @@ def end_tree(
         interval = min(interval * 1.5, 0.05)
 
 
-def _told_by(leader: Leader, rows: Sequence[ProcessRow]) -> ProcessRow | None:
+def script_of(leader: Leader, rows: Sequence[ProcessRow]) -> ProcessRow | None:
     """The script, to which the runner passes on what it is asked: the first of its children, for
     the later ones are orphans. Many a training takes a second SIGTERM for impatience and stops
-    saving. A stopped one has not heard the first."""
+    saving. None where it is stopped: it has not heard the first."""
     children = [row for row in rows if row.parent == leader.id.pid]
     script = min(children, key=lambda row: row.id.age_rank, default=None)
     return None if script is None or script.state == "T" else script
 
 
-def send_signal(target: ProcessId, number: int) -> bool:
+def send_signal(target: ProcessId, number: int, *, wake: bool = True) -> bool:
     """Send a signal to exactly this process; False if it is gone or may not be signalled.
 
-    Never to pid 0, 1, -1 or this process. A stopped process is woken, so that it can obey.
+    Never to pid 0, 1, -1 or this process. A stopped process is woken, so that it can obey; without
+    `wake` it is not signalled at all.
     """
     if target.pid <= 1 or target.pid == os.getpid():
         logger.error("Refused to send signal %s to pid %s", number, target.pid)
         return False
     try:
-        return _send(target, number)
+        return _send(target, number, wake)
     except (ProcessLookupError, psutil.NoSuchProcess):
         return False
     except (PermissionError, psutil.AccessDenied):
@@ -384,39 +392,6 @@ def is_alive(id: ProcessId) -> bool:
 def is_of_this_boot(id: ProcessId) -> bool:
     """Whether the machine has not been started anew since this process began, if one is known."""
     return id.started.partition(":")[0] in ("", _boot())
-
-
-def take_stacks(rows: Iterable[ProcessRow], path: Path, patience_seconds: float = 1.0) -> int:
-    """Have each process that can write its stacks append them to `path`; return how many did.
-
-    Only those are signalled that catch the signal: it would kill any other.
-    """
-    if STACKS_SIGNAL is None:
-        return 0
-    answered = 0
-    deadline = time.monotonic() + patience_seconds  # for all together: a supervisor waits here
-    for row in rows:
-        stopped = row.state == "T"  # it cannot answer, and is not woken for it
-        if not stopped and not _catches(row.id.pid, STACKS_SIGNAL):
-            continue
-        try:
-            with os.fdopen(open_inside(path, _APPEND), "a", encoding="utf-8") as file:
-                file.write(f"\n=== Process {row.id.pid}: {command_line(row.id.pid)}\n")
-                if stopped:
-                    file.write("It is stopped, as by SIGSTOP or Ctrl-Z.\n")
-                    continue
-            before = path.lstat().st_size
-            if not send_signal(row.id, STACKS_SIGNAL):
-                continue
-            while time.monotonic() < deadline:
-                if path.lstat().st_size > before:
-                    answered += 1
-                    time.sleep(0.05)  # its last lines follow the first at once
-                    break
-                time.sleep(0.01)
-        except OSError:
-            return answered
-    return answered
 
 
 def command_line(pid: int, longest: int = 120) -> str:
@@ -546,7 +521,8 @@ if sys.platform == "linux":
         ours = (v.decode("utf-8", "replace") for v in _environ(pid) if v.startswith(b"SIGNALBOX_"))
         return dict(variable.split("=", 1) for variable in ours if "=" in variable)
 
-    def _catches(pid: int, number: int) -> bool:
+    def catches(pid: int, number: int) -> bool:
+        """Whether a process has a handler for a signal, so that it does not die of it."""
         try:
             status = (_PROC / str(pid) / "status").read_text()
         except OSError:
@@ -556,7 +532,7 @@ if sys.platform == "linux":
         )
         return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
-    def _send(target: ProcessId, number: int) -> bool:
+    def _send(target: ProcessId, number: int, wake: bool) -> bool:
         # A pidfd is bound to one process: between the check and the signal no pid can be reused.
         try:
             descriptor = os.pidfd_open(target.pid)
@@ -567,6 +543,8 @@ if sys.platform == "linux":
         try:
             row = _row(target.pid)
             if row is None or row.id != target or not row.alive:
+                return False
+            if row.state == "T" and not wake:
                 return False
             for each in (number, signal.SIGCONT) if row.state == "T" else (number,):
                 if descriptor is None:
@@ -621,10 +599,10 @@ else:
         variables = _variables(pid)
         return all(variables.get(n) == v for n, v in mark.variables().items())
 
-    def _catches(pid: int, number: int) -> bool:
+    def catches(pid: int, number: int) -> bool:
         return False  # there is no way to know, and a process that does not catch it would die
 
-    def _send(target: ProcessId, number: int) -> bool:
+    def _send(target: ProcessId, number: int, wake: bool) -> bool:
         process = psutil.Process(target.pid)
         row = _psutil_row(process)
         if row is None or row.id != target or not row.alive:

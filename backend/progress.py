@@ -48,12 +48,19 @@ _FIGURES: Final = (
     "learning_rate", "grad_norm", "best_eval_loss", "samples_per_second", "steps_per_second",
     "elapsed_seconds", "remaining_seconds", "gpu_memory_allocated_gb", "gpu_memory_reserved_gb",
 )  # fmt: skip
-_TEXTS: Final = ("status", "phase", "updated_at")
+_TEXTS: Final = (
+    "status", "phase", "updated_at", "stop_declined", "stop_declined_asked_at", "checkpoint",
+)  # fmt: skip
 _LOSSES: Final = ("train_loss", "eval_loss")
 _NON_FINITE: Final = ("non_finite_count", "first_non_finite_step")
 _NOT_EXTRA: Final = frozenset(
-    (*_COUNTS, *_FIGURES, *_TEXTS, *_NON_FINITE, *LONG_NAMES, "metrics_history", "timestamp")
-)
+    (
+        *_COUNTS, *_FIGURES, *_TEXTS, *_NON_FINITE, *LONG_NAMES, "metrics_history", "timestamp",
+        "phase_timeout_seconds",
+    )
+)  # fmt: skip
+
+MAX_PHASE_TIMEOUT_SECONDS: Final = 366 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,17 @@ class Reading:
     gpu_memory_reserved_gb: float | None = None
     non_finite_count: int = 0
     first_non_finite_step: int | None = None
+    can_pause: bool = False
+    """It has said that it looks whether it is to stop."""
+    wants_sigterm: bool = False
+    """It is told of a pause by SIGTERM; others look into stop.json."""
+    phase_timeout_seconds: float | None = None
+    """So long may its phase be silent, instead of the job's own timeout."""
+    stop_declined: str | None = None
+    """Why it does not do what stop.json asked for at `stop_declined_asked_at`."""
+    stop_declined_asked_at: str | None = None
+    checkpoint: str | None = None
+    """The newest that it has sealed."""
     extra: Mapping[str, float] = field(default_factory=dict)
     phase_seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     """How long each phase lasted, as the server measured it: nothing that the file says. The time
@@ -90,6 +108,14 @@ class Reading:
     raw_history: Sequence[Any] = ()
     lost: Sequence[str] = field(default=(), compare=False)
     """The losses that are no number in the file itself: NaN or infinite, not null."""
+
+    @property
+    def non_finite(self) -> str | None:
+        """`loss stopped being a number at step 812`, where it did."""
+        if not self.non_finite_count:
+            return None
+        step = self.first_non_finite_step
+        return "loss stopped being a number" + ("" if step is None else f" at step {step}")
 
     @cached_property
     def history(self) -> Sequence[Point]:
@@ -149,6 +175,11 @@ def parse(content: bytes, mask: Mask = NO_MASK) -> Reading:
         found[name] = as_text(value, mask) if isinstance(value, str) else None
     if isinstance(at := document.get("updated_at"), str) and is_time(at):
         found["updated_at"] = as_text(at)
+    found["can_pause"] = document.get("can_pause") in (True, "sigterm")
+    found["wants_sigterm"] = document.get("can_pause") == "sigterm"
+    allowed = as_figure(document.get("phase_timeout_seconds"))
+    if allowed is not None and 0 < allowed <= MAX_PHASE_TIMEOUT_SECONDS:
+        found["phase_timeout_seconds"] = allowed
     extra = {
         as_text(name, mask): value
         for name, raw in document.items()

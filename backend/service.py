@@ -19,7 +19,7 @@ from typing import Final
 import psutil
 from filelock import FileLock, Timeout
 
-from backend import analytics, archive, diagnosis, log
+from backend import analytics, archive, diagnosis, log, stacks
 from backend.analytics import Compared, Comparison, JobAnalytics
 from backend.archive import Checkpoint
 from backend.curve import (
@@ -65,7 +65,7 @@ from backend.submission import (
     default_name,
     submission_of,
 )
-from backend.supervisor import Supervisor, Surroundings
+from backend.supervisor import MAX_STACKS_BYTES, Supervisor, Surroundings
 from backend.views import (
     DeviceView,
     FailureCount,
@@ -82,6 +82,8 @@ logger = logging.getLogger(__name__)
 
 MAX_FILES: Final = 500
 MAX_QUEUED: Final = 1000
+
+_NEVER_STARTED: Final = "Cancelled before it was started"
 
 
 class UnknownJobError(LookupError):
@@ -188,8 +190,17 @@ class Service:
         """Say everything that is wrong with a submission; queue nothing."""
         return check(submission, self.gpu_count)[1]
 
-    def submit(self, submission: Submission, parent_id: int | None = None) -> int:
+    def submit(
+        self,
+        submission: Submission,
+        parent_id: int | None = None,
+        continues_id: int | None = None,
+    ) -> int:
         """Queue a job and return its id.
+
+        Args:
+            parent_id: the job that it is a retry of.
+            continues_id: the job from whose newest good checkpoint it begins.
 
         Raises:
             InvalidSubmissionError: something is wrong with it; nothing was queued.
@@ -211,7 +222,9 @@ class Service:
             if minutes is not None
             else self.settings.timeout_seconds,
             gpus=min(1, self.gpu_count) if gpus is None else gpus,
+            max_retries=submission.max_retries,
             parent_id=parent_id,
+            continues_id=continues_id,
         )
         with self._submitting:
             if self._store.counts()[JobStatus.QUEUED] >= MAX_QUEUED:
@@ -231,16 +244,21 @@ class Service:
         submission = submission_of(self._job(job_id))
         return submission.model_copy(update={"env": dict.fromkeys(submission.env, "")})
 
-    def retry(self, job_id: int) -> int:
+    def retry(self, job_id: int, *, from_checkpoint: bool = False) -> int:
         """Queue a new job like this one, which remembers it as its parent; return its id.
+
+        Args:
+            from_checkpoint: it goes on from the newest good checkpoint of this job, or of the job
+                that this one went on from; where there is none it begins anew.
 
         Raises:
             UnknownJobError: there is no such job.
             InvalidSubmissionError: it could not be submitted any more (its script is gone, say).
         """
-        return self.submit(submission_of(self._job(job_id)), parent_id=job_id)
+        continues_id = job_id if from_checkpoint else None
+        return self.submit(submission_of(self._job(job_id)), job_id, continues_id)
 
-    def retry_once(self, job_id: int) -> tuple[JobView, bool]:
+    def retry_once(self, job_id: int, *, from_checkpoint: bool = False) -> tuple[JobView, bool]:
         """As `retry`, unless there is a retry that has not ended yet.
 
         Returns the newest retry, and whether it is new.
@@ -249,7 +267,11 @@ class Service:
             live = self._store.live_child(job_id) if _is_id(job_id) else None
             if live is not None:
                 return self._view(live, {}), False
-            return self.job(self.retry(job_id)), True
+            return self.job(self.retry(job_id, from_checkpoint=from_checkpoint)), True
+
+    def retries(self, job_id: int) -> Sequence[int]:
+        """The jobs that are retries of this one, oldest first."""
+        return self._store.children(job_id) if _is_id(job_id) else []
 
     def keep_upload(self, name: str, content: bytes) -> str:
         """Keep an uploaded file; return its absolute path. The same file is kept once."""
@@ -267,32 +289,105 @@ class Service:
 
     # Acting on a job
 
-    def cancel(self, job_id: int) -> bool:
+    def cancel(self, job_id: int, *, now: bool = False) -> bool:
         """Ask for the end of a job; False where it had ended already.
+
+        Args:
+            now: kill what runs of it at once, without the grace in which it could save.
+
+        Raises:
+            UnknownJobError: there is no such job.
+        """
+        while True:
+            job = self._job(job_id)
+            if job.status in (JobStatus.QUEUED, JobStatus.PAUSED):
+                told = "Cancelled while it waited" if job.started_at else _NEVER_STARTED
+                if self._store.change(job_id, job.status, JobStatus.CANCELLED, told):
+                    return True
+                continue  # it was claimed, or resumed, in this instant
+            if job.status is not JobStatus.RUNNING:
+                return False
+            self._cancel_running(job, now)
+            status = self._job(job_id).status
+            if status not in (JobStatus.QUEUED, JobStatus.PAUSED):  # paused in this instant
+                return status is JobStatus.RUNNING
+
+    def _cancel_running(self, job: Job, now: bool) -> None:
+        assert job.id is not None
+        unwritten: StoreError | None = None
+        try:
+            if job.requested is not RequestKind.CANCELLING:
+                self._store.request(job.id, RequestKind.CANCELLING, "Cancel was asked for")
+        except StoreError as error:
+            # The end of a job does not wait for the disk; its verdict is written once that is back.
+            logger.warning("Job %s is cancelled without a note of it. %s", job.id, error)
+            unwritten = error
+        if not self._pool.cancel(job.id, now=now) and unwritten:
+            raise unwritten  # nobody supervises it at this moment: nobody would know
+
+    def pause(self, job_id: int) -> bool:
+        """Ask a running job to save and to end, so that it can be resumed; False where it is not
+        running, or is being cancelled.
+
+        One that ignores that goes on, and its `notice` says so; see `JobView.can_pause`.
+
+        Raises:
+            UnknownJobError: there is no such job.
+            StoreError: the database cannot be written; nothing was asked.
+        """
+        job = self._job(job_id)
+        if job.status is not JobStatus.RUNNING or job.requested is RequestKind.CANCELLING:
+            return False
+        if job.requested is None:
+            self._store.request(job_id, RequestKind.PAUSING, "Pause was asked for")
+            self._pool.pause(job_id)
+        job = self._job(job_id)
+        return job.requested is RequestKind.PAUSING or job.status is JobStatus.PAUSED
+
+    def resume(self, job_id: int) -> bool:
+        """Queue a paused job again, to go on from its newest good checkpoint; False where it is not
+        paused.
+
+        Raises:
+            UnknownJobError: there is no such job.
+            StoreError: the database cannot be written; nothing was asked.
+        """
+        self._job(job_id)
+        resumed = self._store.change(
+            job_id,
+            JobStatus.PAUSED,
+            JobStatus.QUEUED,
+            "Resume was asked for",
+            queued_at=utc_now(),
+            notice=None,
+        )
+        if resumed:
+            self._pool.dispatch()
+        return resumed
+
+    def where(self, job_id: int) -> str | None:
+        """Have the stacks of a running job taken, and say in a sentence where it is; None where it
+        has no process to ask. Takes up to a few seconds; the job goes on meanwhile.
 
         Raises:
             UnknownJobError: there is no such job.
         """
         job = self._job(job_id)
-        while job.status in (JobStatus.QUEUED, JobStatus.PAUSED):
-            if self._store.change(
-                job_id, job.status, JobStatus.CANCELLED, "Cancelled before it was started"
-            ):
-                return True
-            job = self._job(job_id)  # it was claimed, or resumed, in this instant
-        if job.status is not JobStatus.RUNNING:
-            return False
-        unwritten: StoreError | None = None
-        try:
-            if job.requested is not RequestKind.CANCELLING:
-                self._store.request(job_id, RequestKind.CANCELLING, "Cancel was asked for")
-        except StoreError as error:
-            # The end of a job does not wait for the disk; its verdict is written once that is back.
-            logger.warning("Job %s is cancelled without a note of it. %s", job_id, error)
-            unwritten = error
-        if not self._pool.cancel(job_id) and unwritten:
-            raise unwritten  # nobody supervises it at this moment: nobody would know
-        return self._job(job_id).status is JobStatus.RUNNING
+        supervisor = self._pool.supervisor(job_id)
+        if supervisor is None or not supervisor.take_stacks():
+            return None
+        report = stacks.read(self.stacks(job_id))
+        if report is None:
+            return "Where it is cannot be told: its stacks could not be written."
+        live = supervisor.live()
+        return mask_of(job.env).text(
+            stacks.sentence(
+                report,
+                last_step=live.reading.current_step if live.reading else None,
+                silent_seconds=live.silent_seconds,
+                phase=live.reading.phase if live.reading else None,
+            )
+        )
 
     def extend(self, job_id: int) -> bool:
         """Grant a running job another full timeout; False where it is not running, or its end has
@@ -425,9 +520,10 @@ class Service:
         return archive.stream(paths, names, f"job-{job_id}", None, compress=False)
 
     def stacks(self, job_id: int) -> str:
-        """The stacks taken of a stuck job, or an empty text."""
+        """The stacks that were taken last of a job, or an empty text."""
         paths, mask = self._kept(job_id)
-        return log.tail(paths.stacks, 2000, mask)
+        text = log.read_tail(paths.stacks, MAX_STACKS_BYTES, mask).decode("utf-8", "replace")
+        return stacks.newest(text)
 
     def timeline(self, job_id: int) -> Sequence[Event]:
         """What happened to a job, oldest first."""
@@ -662,7 +758,7 @@ class Service:
             started_at=job.started_at,
             finished_at=job.finished_at,
             parent_id=job.parent_id,
-            checkpoint=job.checkpoint,
+            checkpoint=reading.checkpoint or job.checkpoint,
             best_eval_loss=reading.best_eval_loss,
             best_step=reading.best_step,
             steps_per_second=rate,
@@ -670,7 +766,7 @@ class Service:
             seconds_left=live.seconds_left if live else None,
             stacks_taken=live.stacks_taken if live else False,
             progress_problem=problem and mask.text(problem),
-            non_finite=_non_finite(reading),
+            non_finite=reading.non_finite,
             extra={mask.text(name, MAX_TEXT): value for name, value in reading.extra.items()},
             memory_bytes=live.memory_bytes if live else None,
             peak_memory_bytes=live.peak_bytes if live else None,
@@ -679,11 +775,21 @@ class Service:
             devices=job.devices,
             gpus=job.gpus,
             folder=str(self._paths.run(job.id).folder),
+            can_pause=reading.can_pause,
+            notice=job.notice and mask.text(job.notice, diagnosis.MAX_MESSAGE),
+            phase_seconds_allowed=reading.phase_timeout_seconds,
+            paused_at=job.paused_at,
+            continues_id=job.continues_id,
+            max_retries=job.max_retries,
+            retry_number=job.retry_number,
+            starts_after=job.starts_after if job.status is JobStatus.QUEUED else None,
         )
 
     def _failure(self, failure: Failure, job: Job) -> FailureView:
         mask = mask_of(job.env)
-        stacks = mask.text(failure.stacks)
+        detail = diagnosis.Detail.from_json(failure.detail)
+        written = mask.text(failure.stacks)
+        explanation = diagnosis.EXPLANATIONS[failure.kind]
         return FailureView(
             job=self._view(job, {}),
             kind=failure.kind,
@@ -691,11 +797,12 @@ class Service:
             seconds_without_progress=failure.seconds_without_progress,
             last_step=failure.last_step,
             log_tail=mask.text(failure.log_tail),
-            stacks=stacks,
-            where=diagnosis.where(stacks),
+            stacks=written,
+            where=stacks.where(written),
             at=failure.at,
-            explanation=diagnosis.EXPLANATIONS[failure.kind],
-            advice=diagnosis.advice(failure.kind, failure.log_tail),
+            explanation=f"{explanation} {detail.sentence}" if detail.sentence else explanation,
+            advice=detail.advice or diagnosis.advice(failure.kind, failure.log_tail),
+            detail=detail,
         )
 
 
@@ -705,17 +812,12 @@ def _is_id(job_id: int) -> bool:
 
 
 def _elapsed_seconds(job: Job) -> float | None:
+    """How long it ran, its pauses left out."""
     if job.started_at is None:
         return None
-    return max(0.0, ((job.finished_at or utc_now()) - job.started_at).total_seconds())
+    until = job.finished_at or (job.paused_at if job.has_lived else None) or utc_now()
+    return max(0.0, (until - job.started_at).total_seconds() - job.paused_seconds)
 
 
 def _whole(number: float | None) -> int | None:
     return None if number is None else int(number)
-
-
-def _non_finite(reading: Reading) -> str | None:
-    if not reading.non_finite_count:
-        return None
-    step = reading.first_non_finite_step
-    return "loss stopped being a number" + ("" if step is None else f" at step {step}")

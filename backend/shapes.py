@@ -23,6 +23,7 @@ from backend.recipes import RECIPES, ScriptParams
 from backend.submission import (
     MAX_ENV,
     MAX_NAME,
+    MAX_RETRIES,
     MAX_TIMEOUT_MINUTES,
     MAX_VALUE,
     InvalidSubmissionError,
@@ -69,6 +70,11 @@ class RunRequest(BaseModel):
         default=None,
         description="GPUs that the job has to itself; null: one, where there is one.",
         examples=[None],
+    )
+    max_retries: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = Field(
+        default=0,
+        description="How often a job that timed out, crashed or was lost is queued again by "
+        "itself, each time from its last checkpoint and after a longer wait.",
     )
 
 
@@ -306,7 +312,10 @@ class Status(Shape):
     started_at: datetime | None
     finished_at: datetime | None
     parent_id: int | None = Field(description="The job that this one is a retry of.")
-    checkpoint: str | None = Field(description="The checkpoint that it goes on from.")
+    checkpoint: str | None = Field(
+        description="The newest that it has saved, else the one that it went on from.",
+        examples=["step-00000500"],
+    )
 
 
 class Jobs(Shape):
@@ -324,6 +333,27 @@ class Extended(Status):
     )
 
 
+class Pausing(Status):
+    """The job, which was asked to save and to end."""
+
+    can_pause: bool = Field(
+        description="It has said that it looks whether it is to stop. One that never has will "
+        "probably go on; a pause kills nothing."
+    )
+    notice: str | None = Field(
+        description="What to know of it: why it was not paused the last time, say."
+    )
+
+
+class Whereabouts(Shape):
+    """What a running job does at this moment."""
+
+    sentence: str = Field(
+        examples=["The main thread is waiting in `queue.get` (train.py, line 12, in batches)."]
+    )
+    stacks: str = Field(description="The stacks of each of its processes, and what it waits in.")
+
+
 class Spec(Shape):
     """What was asked for when a job was submitted."""
 
@@ -338,6 +368,7 @@ class Spec(Shape):
     )
     timeout_seconds: float
     gpus: int
+    max_retries: int = Field(description="How often it is retried by itself.")
     parent_id: int | None = Field(description="The job that this one is a retry of.")
 
 

@@ -87,6 +87,8 @@ class StopFile(BaseModel):
     """The content of stop.json: for a job that cannot catch a signal, and for a later server."""
 
     asked_at: AwareDatetime
+    pause: bool = False
+    """It is to save and to end, and will be resumed."""
     ending: Ending | None = None
 
     def publish(self, paths: RunPaths) -> None:

@@ -26,8 +26,14 @@ class StallClock:
         self.silent_seconds += min(max(0.0, now - self._last), self._longest_tick)
         self._last = now
 
-    def progressed(self, now: float) -> None:
-        """A look was taken and the job had made progress."""
+    def progressed(self, now: float, timeout_seconds: float | None = None) -> None:
+        """A look was taken and the job had made progress.
+
+        Args:
+            timeout_seconds: how long it may be silent from here on, where that has changed.
+        """
+        if timeout_seconds is not None:
+            self.timeout_seconds = timeout_seconds
         self.silent_seconds = 0.0
         self._allowed = self.timeout_seconds
         self._last = now

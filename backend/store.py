@@ -4,14 +4,27 @@ import logging
 import sqlite3
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, or_, update
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    Update,
+    and_,
+    case,
+    create_engine,
+    event,
+    func,
+    or_,
+    update,
+)
 from sqlalchemy.exc import OperationalError, SQLAlchemyError, TimeoutError
 from sqlmodel import Session, col, select
 
@@ -46,8 +59,17 @@ _ADVICE: Final[Mapping[int, str]] = {
 
 Sort = Literal["id", "name", "status", "started", "finished", "duration"]
 
-_DURATION: Final = func.julianday(func.coalesce(col(Job.finished_at), func.current_timestamp())) - (
-    func.julianday(col(Job.started_at))
+MAX_RETRY_WAIT_SECONDS: Final = 3600.0
+"""No retry waits longer, whatever became of the clock."""
+
+_WAITS_AFTER_A_PAUSE: Final = and_(
+    col(Job.status).in_((JobStatus.PAUSED, JobStatus.QUEUED)), col(Job.paused_at).is_not(None)
+)
+_UNTIL: Final = func.coalesce(
+    col(Job.finished_at), case((_WAITS_AFTER_A_PAUSE, col(Job.paused_at))), func.current_timestamp()
+)
+_DURATION: Final = (
+    func.julianday(_UNTIL) - func.julianday(col(Job.started_at)) - col(Job.paused_seconds) / 86400
 )
 _SORTS: Final[Mapping[str, Any]] = {
     "id": col(Job.id),
@@ -165,13 +187,16 @@ class Store:
     def add(self, job: Job) -> int:
         """Queue a job; return its id."""
         with self._write() as session:
-            if job.id is None:
-                newest = session.exec(select(func.max(col(Job.id)))).one() or 0
-                job.id = max(newest + 1, self._first_id)
-            session.add(job)
-            session.flush()
-            session.add(Event(job_id=job.id, to_status=JobStatus.QUEUED, message="Submitted"))
-            return job.id
+            return self._add(session, job, "Submitted")
+
+    def _add(self, session: Session, job: Job, message: str) -> int:
+        if job.id is None:
+            newest = session.exec(select(func.max(col(Job.id)))).one() or 0
+            job.id = max(newest + 1, self._first_id)
+        session.add(job)
+        session.flush()
+        session.add(Event(job_id=job.id, to_status=JobStatus.QUEUED, message=message))
+        return job.id
 
     def restore(self, job: Job, message: str) -> None:
         """Write a job that has an id and a state already, but is not in this database."""
@@ -226,7 +251,8 @@ class Store:
         """All jobs in figures, added up by the database."""
         groups = col(Job.status), col(Job.recipe), col(Job.failure_kind)
         started, finished = func.julianday(Job.started_at), func.julianday(Job.finished_at)
-        seconds = func.max(0, (finished - started) * 86400)  # the clock may have been set back
+        # The clock may have been set back.
+        seconds = func.max(0, (finished - started) * 86400 - Job.paused_seconds)
         query = select(  # type: ignore[call-overload]
             *groups,
             func.count(),
@@ -264,23 +290,24 @@ class Store:
             success_share=completed / (completed + failed) if completed + failed else None,
         )
 
-    def next_queued(self) -> Job | None:
-        """The job whose turn it is."""
+    def next_queued(self, besides: Collection[int] = ()) -> Job | None:
+        """The job whose turn it is; not one that is to wait, nor one of those `besides`."""
         with self._read() as session:
             return session.exec(
                 select(Job)
-                .where(col(Job.status) == JobStatus.QUEUED)
+                .where(col(Job.status) == JobStatus.QUEUED, ~_is_to_wait())
+                .where(col(Job.id).not_in(besides))
                 .order_by(col(Job.queued_at), col(Job.id))
                 .limit(1)
             ).first()
 
     def queue_positions(self) -> dict[int, int]:
-        """The place of each queued job; 1 is next."""
+        """The place of each queued job; 1 is next. Those that are to wait come last."""
         with self._read() as session:
             ids = session.exec(
                 select(Job.id)
                 .where(col(Job.status) == JobStatus.QUEUED)
-                .order_by(col(Job.queued_at), col(Job.id))
+                .order_by(_is_to_wait(), col(Job.queued_at), col(Job.id))
             ).all()
         return {job_id: place for place, job_id in enumerate(ids, 1) if job_id is not None}
 
@@ -299,6 +326,14 @@ class Store:
                 .limit(1)
             ).first()
 
+    def children(self, job_id: int) -> Sequence[int]:
+        """The jobs that are retries of this one, oldest first."""
+        with self._read() as session:
+            ids = session.exec(
+                select(Job.id).where(col(Job.parent_id) == job_id).order_by(col(Job.id))
+            ).all()
+        return [child for child in ids if child is not None]
+
     def change(
         self,
         job_id: int,
@@ -308,11 +343,17 @@ class Store:
         *,
         failure: Failure | None = None,
         cleanups: Sequence[Cleanup] = (),
+        retry: Job | None = None,
+        unless: RequestKind | None = None,
         **values: Any,
     ) -> bool:
         """Compare-and-set: move a job from one state to another, with all that goes with it.
 
         Returns False, and writes nothing, where the job is not in `old` (any more).
+
+        Args:
+            retry: the job that is queued in its place.
+            unless: a request that the job must not be under; it counts as another state.
 
         Raises:
             IllegalTransitionError: no job may go from `old` to `new`.
@@ -327,6 +368,8 @@ class Store:
             .where(col(Job.id) == job_id, col(Job.status) == old)
             .values(status=new, requested=None, **values)
         )
+        if unless is not None:
+            statement = statement.where(col(Job.requested).is_distinct_from(unless))
         with self._write() as session:
             if session.execute(statement).rowcount != 1:  # type: ignore[attr-defined]
                 return False
@@ -334,16 +377,38 @@ class Store:
                 Event(job_id=job_id, at=at, from_status=old, to_status=new, message=message)
             )
             session.add_all([row for row in (failure, *cleanups) if row is not None])
+            if retry is not None:
+                number = f"{retry.retry_number} of {retry.max_retries}"
+                child = self._add(session, retry, f"Automatic retry {number} of job {job_id}")
+                told = f"Will be retried automatically, as job {child}"
+                session.add(Event(job_id=job_id, message=told))
         return True
 
     def request(self, job_id: int, kind: RequestKind, message: str) -> bool:
-        """Note that the end (or the pause) of a running job was asked for; False if not running."""
+        """Note that the end or the pause of a running job was asked for.
+
+        False if it is not running, or that or more was asked for already: an end stays one.
+        """
         statement = (
             update(Job)
             .where(col(Job.id) == job_id, col(Job.status) == JobStatus.RUNNING)
             .where(col(Job.requested).is_distinct_from(kind))
-            .values(requested=kind)
+            .where(col(Job.requested).is_distinct_from(RequestKind.CANCELLING))
+            .values(requested=kind, notice=None)
         )
+        return self._request(statement, job_id, message)
+
+    def withdraw_pause(self, job_id: int, notice: str) -> bool:
+        """Note that a running job is not paused after all, and why; False if none was asked for."""
+        statement = (
+            update(Job)
+            .where(col(Job.id) == job_id, col(Job.status) == JobStatus.RUNNING)
+            .where(col(Job.requested) == RequestKind.PAUSING)
+            .values(requested=None, notice=notice)
+        )
+        return self._request(statement, job_id, notice)
+
+    def _request(self, statement: Update, job_id: int, message: str) -> bool:
         with self._write() as session:
             if session.execute(statement).rowcount != 1:  # type: ignore[attr-defined]
                 return False
@@ -423,6 +488,14 @@ class Store:
             query = query.where(col(Cleanup.job_id) == job_id)
         with self._read() as session:
             return session.exec(query.order_by(col(Cleanup.id).desc()).limit(limit)).all()
+
+
+def _is_to_wait() -> ColumnElement[bool]:
+    """Whether a job is not to be started yet."""
+    now = utc_now()
+    latest = now + timedelta(seconds=MAX_RETRY_WAIT_SECONDS)
+    starts_after = col(Job.starts_after)
+    return and_(starts_after.is_not(None), starts_after > now, starts_after <= latest)
 
 
 class Turns:

@@ -15,6 +15,7 @@ from backend.recipes import RECIPES, Params
 
 MAX_NAME: Final = 200
 MAX_TIMEOUT_MINUTES: Final = 525_600
+MAX_RETRIES: Final = 100
 MAX_ENV: Final = 200
 MAX_VALUE: Final = 32_768
 """Characters of an environment variable's value."""
@@ -31,6 +32,7 @@ class Submission(BaseModel):
     env: dict[str, str] = {}
     timeout_minutes: float | None = None
     gpus: int | None = None
+    max_retries: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def check(submission: Submission, gpu_count: int) -> tuple[Params | None, list[P
     elif getattr(params, "device", None) == "cuda" and not (gpu_count if gpus is None else gpus):
         who = "This job gets no GPU" if gpu_count else "This machine has no GPU"
         problems.append(Problem("device", f"{who}; choose auto or cpu."))
+    if not 0 <= submission.max_retries <= MAX_RETRIES:
+        problems.append(Problem("max_retries", f"Must be at least 0 and at most {MAX_RETRIES}."))
     problems += _env_problems(submission.env)
     return params, problems
 
@@ -99,6 +103,7 @@ def submission_of(job: Job) -> Submission:
         env=job.env,
         timeout_minutes=job.timeout_seconds / 60,
         gpus=job.gpus,
+        max_retries=job.max_retries,
     )
 
 

@@ -3,22 +3,24 @@
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from backend import diagnosis, log
+import psutil
+
+from backend import diagnosis, hang, launching, log
 from backend.curve import Point
-from backend.diagnosis import Verdict
+from backend.diagnosis import ExitRecord, Verdict
 from backend.gpu import JobMeter, Measurement, MemorySource, empty_cache
 from backend.mask import mask_of
+from backend.memory_kills import KillCounts, KillWatch, MemoryKill, judge, snapshot
 from backend.models import Cleanup, Failure, FailureKind, Job, JobStatus, RequestKind, utc_now
 from backend.paths import RunPaths
+from backend.pausing import Pause, has_obeyed
 from backend.processes import (
     CouldNotStartError,
     LaunchSpec,
@@ -33,14 +35,12 @@ from backend.processes import (
     is_of_this_boot,
     launch,
     send_kill,
-    take_stacks,
 )
 from backend.progress import PhaseClock, ProgressReader, Reading
-from backend.recipes import Command
-from backend.settings import PROJECT_FOLDER, Settings
-from backend.spec import Ending, RunSpec, StopFile
+from backend.settings import Settings
+from backend.spec import Ending, StopFile
 from backend.stall import StallClock, duration, timeout_message
-from backend.store import Store, StoreError
+from backend.store import MAX_RETRY_WAIT_SECONDS, Store, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,13 @@ RESTARTED: Final = (
 )
 MAX_STACKS_BYTES: Final = 256 * 2**10
 
+RETRIED: Final = frozenset((FailureKind.TIMEOUT, FailureKind.CRASHED, FailureKind.LOST))
+"""The failures after which a job is retried automatically, if it was submitted so."""
+
+RETRY_WAIT_SECONDS: Final = 10.0
+"""Before the first automatic retry; doubled before each further one."""
+
 _ENDING_SIGNALS: Final = (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM))
-_TRAINING: Final = Path(__file__).parent / "training"
 
 
 @dataclass(frozen=True)
@@ -134,19 +139,54 @@ class Supervisor:
         self._silent_at_end: float | None = None
         self._pids: set[int] = set()
         self._host_left_bytes = 0
+        self._host_bytes: int | None = None
+        self._host_available_bytes: int | None = None
         self._stacks_taken = False
+        self._record: ExitRecord | None = None
+        self._checkpoint = job.checkpoint
+        kills = KillCounts.from_json(job.memory.get("kills")) if leader else None
+        self._kills = KillWatch(kills)
+        self._memory_kill = MemoryKill.NO
         self._wake = threading.Event()
         self._cancel = threading.Event()
+        self._at_once = threading.Event()
         self._detach = threading.Event()
+        self._pausing = threading.Event()
+        self._pause: Pause | None = None
+        self._was_asked_to_pause = False
+        """In this life of the job; a pause that was withdrawn may have been obeyed all the same."""
         if job.requested == RequestKind.CANCELLING:
             self._cancel.set()
+        if job.requested == RequestKind.PAUSING:
+            self.pause()
 
     # From other threads
 
-    def cancel(self) -> None:
-        """Ask for the job's end."""
+    def cancel(self, *, now: bool = False) -> None:
+        """Ask for the job's end; `now` gives it no time to save."""
+        if now:
+            self._at_once.set()
         self._cancel.set()
         self._wake.set()
+
+    def pause(self) -> None:
+        """Ask the job to save and to end, so that it can be resumed. One that does not goes on."""
+        self._was_asked_to_pause = True
+        self._pausing.set()
+        self._wake.set()
+
+    def take_stacks(self) -> bool:
+        """Have stacks.txt say what each process of the job does now; it goes on meanwhile. False
+        where it has no process that could be asked."""
+        leader = self._leader
+        if leader is None or self._end_has_begun or not leader.alive():
+            return False
+        return hang.capture(
+            leader.tree(afresh=True),
+            self._paths.stacks,
+            leader.id,
+            source_folders=launching.source_folders(self._job),
+        )
 
     def extend(self) -> bool:
         """Grant another full timeout; False where its end has begun."""
@@ -244,9 +284,10 @@ class Supervisor:
             self._read_memory(self._leader, afresh=False)
         if not self._progressed(now):
             self._stall.tick(now)
+        if self._pausing.is_set():
+            self._see_to_pause(self._leader, now)
         if self._stall.warned and not self._stacks_taken:
-            self._stacks_taken = True
-            take_stacks(self._leader.tree(afresh=True), self._paths.stacks)
+            self._stacks_taken = self.take_stacks()
         if self._stall.expired:
             return self._time_out(self._leader, now)
         return False
@@ -256,71 +297,77 @@ class Supervisor:
             changed = self._reader.look(closely=closely)
             if not changed and not self._unticked:
                 return False
-            self._stall.progressed(now)
+            reading = self._reader.reading
+            allowed = reading.phase_timeout_seconds if reading else None
+            self._stall.progressed(now, allowed or self._job.timeout_seconds)
             self._stacks_taken = False
             self._unticked = False
         return True
+
+    def _see_to_pause(self, leader: Leader, now: float) -> None:
+        reading = self._reader.reading
+        try:
+            if self._pause is None:
+                self._pause = Pause(self._paths, self._settings.pause_grace_seconds, now)
+                self._pause.tell(leader, reading)
+            goes_on = self._pause.why_not(now, reading)
+            if goes_on is None:
+                return
+            self._pause.withdraw()
+        except OSError as error:
+            goes_on = f"It was not paused: stop.json cannot be written ({error.strerror})."
+        # First: whoever asks again as soon as it is withdrawn must be heard.
+        self._pause = None
+        self._pausing.clear()
+        try:
+            self._store.withdraw_pause(self.job_id, self._mask.text(goes_on))
+        except StoreError as error:
+            logger.warning(
+                "Job %s: its pause is not withdrawn, but goes on. %s", self.job_id, error
+            )
+            self._pausing.set()
 
     def _launch(self) -> Leader:
         if len(self.devices) < self._job.gpus:
             needs = f"{self._job.gpus} GPU" + ("s" if self._job.gpus > 1 else "")
             raise CouldNotStartError(f"It needs {needs}, and this machine has fewer now.")
         try:
-            spec = self._prepare()
+            spec, begin = launching.prepare(
+                self._job, self._paths, self.devices, self._mark, self._store
+            )
         except OSError as error:
             raise CouldNotStartError(f"The run folder cannot be written: {error}.") from error
+        notes = [self._mask.text(note) for note in begin.notes]
+        for note in notes:
+            self._store.try_to_note(self.job_id, note)
+        if begin.checkpoint is not None:
+            self._checkpoint = begin.checkpoint.name
+            self._store.try_to_note(self.job_id, f"Goes on from {begin.checkpoint.name}")
+        # What an earlier life left has been cut to the place where this one begins.
+        self._reader = ProgressReader(self._paths.progress, self._paths.seen, mask=self._mask)
+        self._kills.look()
         leader = self._launcher(spec)
         self._stall = self._new_stall_clock()
         # Where this cannot be written the next server finds the job by its mark.
-        self._save(pid=leader.id.pid, process_start=leader.id.started, memory=self._meter.state())
-        return leader
-
-    def _prepare(self) -> LaunchSpec:
-        """Make the run folder and spec.json."""
-        job, paths = self._job, self._paths
-        paths.folder.mkdir(parents=True, exist_ok=True)
-        if paths.folder.is_symlink():
-            raise CouldNotStartError(f"The run folder {str(paths.folder)!r} is a link.")
-        paths.checkpoints.mkdir(exist_ok=True)
-        paths.stop.unlink(missing_ok=True)  # of a life before a pause
-        command = Command(**job.command)
-        python = Path(command.python or sys.executable)
-        folder = Path(command.folder) if command.folder else PROJECT_FOLDER
-        variables = {
-            "SIGNALBOX_RUN_DIR": str(paths.folder),
-            "SIGNALBOX_PROGRESS": str(paths.progress),
-            "SIGNALBOX_CHECKPOINT_DIR": str(paths.checkpoints),
-            "PYTHONUNBUFFERED": "1",
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": ",".join(map(str, self.devices)),
-        }
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("SIGNALBOX_")}
-        environment = {**inherited, **job.env, **variables}
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, (environment.get("PYTHONPATH"), str(_TRAINING)))
+        self._save(
+            pid=leader.id.pid,
+            process_start=leader.id.started,
+            memory=self._memory(),
+            notice=" ".join(notes) or None,
+            checkpoint=self._checkpoint,
         )
-        RunSpec(
-            job_id=self.job_id,
-            name=job.name,
-            recipe=job.recipe,
-            params=job.params,
-            command=[str(python), *command.argv],
-            working_dir=str(folder),
-            # Without the mark: who runs it again by hand is not to be taken for the job.
-            variables=variables,
-            env_names=sorted(job.env),
-            devices=list(self.devices),
-            timeout_seconds=job.timeout_seconds,
-            created_at=job.created_at,
-        ).publish(paths)
-        return LaunchSpec(python, tuple(command.argv), folder, environment, paths.log, self._mark)
+        return leader
 
     def _end_by_itself(self, leader: Leader) -> None:
         """The leader is gone: end what it left behind, and find out how it ended."""
         with self._looking:
             self._reader.look(closely=True)
-        record = diagnosis.read_exit(self._paths.exit, self._mask)
-        verdict = diagnosis.verdict_of(record, leader.exit_code())
+        record = self._record = self._read_record()
+        code = leader.exit_code()
+        self._memory_kill = self._judge_kill(record, code)
+        verdict = diagnosis.verdict_of(record, code, self._memory_kill)
+        if self._was_asked_to_pause and has_obeyed(record, code, self._reader.reading):
+            verdict = Verdict(JobStatus.PAUSED, finished_at=verdict.finished_at)
         asked = self._job.requested == RequestKind.CANCELLING  # by an earlier server, which died
         if asked and record is not None and record.signal in _ENDING_SIGNALS:
             verdict = replace(diagnosis.CANCELLED, finished_at=verdict.finished_at)
@@ -349,9 +396,7 @@ class Supervisor:
             return False  # the next tick, which comes at once, tells how it ended
         message = timeout_message(self._stall.timeout_seconds)
         logger.info("Job %s: %s", self.job_id, message)
-        if not self._stacks_taken:
-            self._stacks_taken = True
-            take_stacks(leader.tree(afresh=True), self._paths.stacks)
+        self._stacks_taken = self.take_stacks() or self._stacks_taken
         verdict = diagnosis.failed(FailureKind.TIMEOUT, message)
         self._end_has_begun = True
         self._read_memory(leader, afresh=True)
@@ -363,7 +408,7 @@ class Supervisor:
     def _intend(self, verdict: Verdict) -> None:
         """Write down what the job is about to be ended for, before the first signal: a server that
         is killed in between would leave a job that only died of a signal."""
-        self._save(ending=self._as_ending(verdict), memory=self._meter.state(ending=True))
+        self._save(ending=self._as_ending(verdict), memory=self._memory(ending=True))
 
     def _as_ending(self, verdict: Verdict) -> dict[str, Any]:
         return {**asdict(verdict), "silent_seconds": self._silent_seconds(verdict)}
@@ -372,12 +417,11 @@ class Supervisor:
         """What an earlier server had begun to end the job for, where its database could not be
         written, or did not have to be: stop.json is there before the first signal too."""
         stop = StopFile.read(self._paths)
-        started = self._job.started_at or self._job.created_at
-        if stop is None or stop.ending is None or stop.asked_at < started:
+        if stop is None or stop.ending is None or stop.asked_at < self._job.life_began_at:
             return None
         # Of a job that had ended by itself just before, its own word counts.
-        record = diagnosis.read_exit(self._paths.exit)
-        ended = _instant(record.finished_at, started) if record else None
+        record = self._read_record()
+        ended = _instant(record.finished_at, self._job.life_began_at) if record else None
         return None if ended and ended < stop.asked_at else stop.ending.model_dump()
 
     def _carry_through(self, leader: Leader, ending: Mapping[str, Any]) -> None:
@@ -409,19 +453,18 @@ class Supervisor:
             if not self._begun_before:  # that server read it just in time, and we would be late
                 self._read_memory(leader, afresh=True)
             _try_publish(self._paths, self._as_ending(verdict))
-        ended = end_tree(leader, grace_seconds, self._detach)
+        ended = end_tree(leader, grace_seconds, self._detach, at_once=self._at_once)
         while ended is not None and leader.know(_left_behind(self._paths)):
-            ended = end_tree(leader, grace_seconds, self._detach)
+            ended = end_tree(leader, grace_seconds, self._detach, at_once=self._at_once)
         if ended is None:
             return False
         self.survivors = tuple(row.id for row in ended.survivors)
         self._host_left_bytes = sum(row.memory_bytes for row in ended.survivors)
         if ended.killed:
-            self._store.try_to_note(
-                self.job_id,
-                f"{ended.killed} process(es) did not stop within {duration(grace_seconds)} "
-                "and were killed",
-            )
+            when = f"did not stop within {duration(grace_seconds)} and were killed"
+            if self._at_once.is_set():
+                when = "were killed at once, as was asked"
+            self._store.try_to_note(self.job_id, f"{ended.killed} process(es) {when}")
         if ended.survivors:
             pids = ", ".join(str(row.id.pid) for row in ended.survivors)
             self._store.try_to_note(
@@ -440,9 +483,39 @@ class Supervisor:
     def _state(self) -> dict[str, Any]:
         """What a later server could not find out about the running job."""
         return {
-            "memory": self._meter.state(ending=self._end_has_begun),
+            "memory": self._memory(ending=self._end_has_begun),
             "progress": self._progress(),
+            "checkpoint": self._newest_checkpoint(),
         }
+
+    def _memory(self, *, ending: bool = False) -> dict[str, Any]:
+        before = self._kills.before
+        kills = {"kills": before.as_json()} if before else {}
+        return {**self._meter.state(ending=ending), **kills}
+
+    def _newest_checkpoint(self) -> str | None:
+        """What the job has sealed last, else what it went on from."""
+        reading = self._reader.reading
+        return (reading.checkpoint if reading else None) or self._checkpoint
+
+    def _read_record(self) -> ExitRecord | None:
+        """What the runner wrote, unless that was of a life before a pause."""
+        record = diagnosis.read_exit(self._paths.exit, self._mask)
+        if record is None or self._job.paused_at is None:
+            return record
+        return record if _instant(record.finished_at, self._job.life_began_at) else None
+
+    def _judge_kill(self, record: ExitRecord | None, exit_code: int | None) -> MemoryKill:
+        """Whether the kernel killed the job, or a part of it, because memory ran out."""
+        if not diagnosis.was_killed(record, exit_code):
+            return MemoryKill.NO
+        return judge(
+            self._kills.before,
+            snapshot(),
+            pids=self._pids,
+            used_bytes=self._host_bytes,
+            available_bytes=self._host_available_bytes,
+        )
 
     def _save(self, **facts: Any) -> None:
         """Write down what a later server should know; a job goes on if that cannot be done."""
@@ -468,40 +541,89 @@ class Supervisor:
                 _cleanup(self.job_id, _reason(verdict), measured, cache.freed_bytes)
                 for measured in measurements
             ]
-        reading = self._reader.reading
-        failure = None
-        if verdict.kind is not None:
-            failure = Failure(
-                job_id=self.job_id,
-                kind=verdict.kind,
-                message=verdict.error or "",
-                seconds_without_progress=self._silent_seconds(verdict),
-                last_step=reading.current_step if reading else None,
-                log_tail=log.tail(self._paths.log, TAIL_LINES, self._mask),
-                stacks=self._stacks(),
-            )
+        self._write(verdict, self._failure(verdict), cleanups, self._progress())
+
+    def _failure(self, verdict: Verdict) -> Failure | None:
+        """All that is kept of a failure; None where the verdict is none."""
+        if verdict.kind is None:
+            return None
+        reading = self._reader.reading or self._before
+        stacks = self._stacks()
+        silent_seconds = self._silent_seconds(verdict)
+        last_step = reading.current_step if reading else None
+        detail = diagnosis.detail_of(
+            verdict.kind,
+            record=self._record,
+            stacks_text=stacks,
+            params=self._job.params,
+            non_finite=reading.non_finite if reading else None,
+            last_step=last_step,
+            silent_seconds=silent_seconds,
+            phase=reading.phase if reading else None,
+            memory_kill=self._memory_kill,
+            mask=self._mask,
+        )
+        return Failure(
+            job_id=self.job_id,
+            kind=verdict.kind,
+            message=verdict.error or "",
+            seconds_without_progress=silent_seconds,
+            last_step=last_step,
+            log_tail=log.tail(self._paths.log, TAIL_LINES, self._mask),
+            stacks=stacks,
+            detail=detail.as_json(),
+        )
+
+    def _values(self, verdict: Verdict) -> dict[str, Any]:
+        """What a verdict changes in the job's row besides its state."""
+        ended_at = _instant(verdict.finished_at, self._job.life_began_at)
         values: dict[str, Any] = {
             "error": verdict.error,
             "failure_kind": verdict.kind,
             "ending": None,
+            "checkpoint": self._newest_checkpoint(),
         }
-        if finished_at := _instant(
-            verdict.finished_at, self._job.started_at or self._job.created_at
-        ):
-            values["finished_at"] = finished_at
-        self._write(verdict, failure, cleanups, values, self._progress())
+        if verdict.status is JobStatus.PAUSED:
+            values |= {"paused_at": ended_at or utc_now(), "pid": None, "process_start": None}
+        elif ended_at is not None:
+            values["finished_at"] = ended_at
+        return values
+
+    def _retry(self, verdict: Verdict) -> Job | None:
+        """The job that is queued in the place of this one, if it was submitted so."""
+        job = self._job
+        if verdict.kind not in RETRIED or job.retry_number >= job.max_retries:
+            return None
+        wait_seconds = min(RETRY_WAIT_SECONDS * 2.0**job.retry_number, MAX_RETRY_WAIT_SECONDS)
+        return Job(
+            name=job.name,
+            recipe=job.recipe,
+            params=job.params,
+            command=job.command,
+            env=job.env,
+            timeout_seconds=job.timeout_seconds,
+            gpus=job.gpus,
+            parent_id=job.id,
+            continues_id=job.id,
+            max_retries=job.max_retries,
+            retry_number=job.retry_number + 1,
+            starts_after=utc_now() + timedelta(seconds=wait_seconds),
+        )
 
     def _write(
         self,
         verdict: Verdict,
         failure: Failure | None,
         cleanups: Sequence[Cleanup],
-        values: Mapping[str, Any],
         progress: Mapping[str, Any],
     ) -> None:
         """Write the verdict, and try until that is done."""
-        message = verdict.error or _SENTENCES[verdict.status]
         while True:
+            pauses = verdict.status is JobStatus.PAUSED
+            if pauses and self._cancel.is_set():
+                verdict = replace(diagnosis.CANCELLED, finished_at=verdict.finished_at)
+                pauses = False
+            message = verdict.error or _SENTENCES[verdict.status]
             try:
                 written = self._store.change(
                     self.job_id,
@@ -510,8 +632,10 @@ class Supervisor:
                     message,
                     failure=failure,
                     cleanups=cleanups,
-                    **values,
+                    retry=self._retry(verdict),
+                    unless=RequestKind.CANCELLING if pauses else None,
                     progress=dict(progress),
+                    **self._values(verdict),
                 )
             except StoreError as error:
                 logger.warning("Job %s: its verdict cannot be written yet. %s", self.job_id, error)
@@ -523,6 +647,9 @@ class Supervisor:
                     )
                 if self._detach.wait(RETRY_SECONDS):
                     return  # the next server comes to the same verdict
+                continue
+            if not written and pauses:
+                self._cancel.set()  # a cancel came in this instant; or there is a verdict already
                 continue
             if not written:
                 logger.error("Job %s had a verdict already; %s dropped", self.job_id, verdict)
@@ -539,6 +666,10 @@ class Supervisor:
     def _read_memory(self, leader: Leader, *, afresh: bool) -> None:
         rows = leader.tree(afresh)
         self._pids |= {row.id.pid for row in rows}
+        if rows:  # the last reading while it ran stays
+            self._host_bytes = sum(row.memory_bytes for row in rows)
+            self._host_available_bytes = psutil.virtual_memory().available
+            self._kills.look()
         self._meter.read(sum(row.memory_bytes for row in rows))
         if self._clock() - self._saved_at >= SAVED_SECONDS:
             self._saved_at = self._clock()
@@ -561,6 +692,7 @@ class Supervisor:
 _SENTENCES: Final[Mapping[JobStatus, str]] = {
     JobStatus.COMPLETED: "Completed",
     JobStatus.CANCELLED: "Cancelled",
+    JobStatus.PAUSED: "Paused",
 }
 
 
@@ -572,17 +704,22 @@ def leader_of(job: Job, paths: RunPaths, nonce: str) -> Leader | None:
     if job.pid is not None and job.process_start is not None:
         return adopt(ProcessId(job.pid, job.process_start), mark)
     leader = find_leader(mark)  # the server died between the launch and writing down whom
-    return leader if leader.alive() or _has_begun(paths) else None
+    return leader if leader.alive() or _has_begun(job, paths) else None
 
 
-def _has_begun(paths: RunPaths) -> bool:
+def _has_begun(job: Job, paths: RunPaths) -> bool:
     """Whether a line of the training may have run. The runner makes the file for the stacks before
     the first, and what it, or the kernel, has to say against the start is in the log."""
-    if paths.folder.is_symlink() or any(
-        os.path.lexists(path) for path in (paths.stacks, paths.exit, paths.progress, paths.metrics)
-    ):
+    if paths.folder.is_symlink():
         return True
-    return bool(log.read_tail(paths.log, 1))
+    if job.paused_at is not None:
+        # All of that is there of the life before the pause. The runner first removes exit.json.
+        record = diagnosis.read_exit(paths.exit)
+        return record is None or _instant(record.finished_at, job.life_began_at) is not None
+    signs = [paths.stacks, paths.exit]
+    if job.continues_id is None:  # else the server itself writes these before the launch
+        signs += [paths.progress, paths.metrics]
+    return any(map(os.path.lexists, signs)) or bool(log.read_tail(paths.log, 1))
 
 
 def _left_behind(paths: RunPaths) -> list[ProcessId]:
@@ -592,8 +729,8 @@ def _left_behind(paths: RunPaths) -> list[ProcessId]:
 
 
 def _reason(verdict: Verdict) -> str:
-    if verdict.status is JobStatus.CANCELLED:
-        return "cancelled"
+    if verdict.status in (JobStatus.CANCELLED, JobStatus.PAUSED):
+        return str(verdict.status)
     return "ended" if verdict.kind is None else str(verdict.kind)
 
 

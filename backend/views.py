@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Literal
 
+from backend.diagnosis import Detail
 from backend.models import FailureKind, JobStatus, RequestKind
 from backend.store import Sort
 
@@ -57,6 +58,14 @@ class JobView:
     devices: Sequence[int] = ()
     gpus: int = 0
     folder: str = ""
+    can_pause: bool = False  # it has said that it saves and ends when it is asked to
+    notice: str | None = None  # what its reader should know: why it was not paused, say
+    phase_seconds_allowed: float | None = None  # without progress in its phase, where it says so
+    paused_at: datetime | None = None  # the last time
+    continues_id: int | None = None  # the job from whose checkpoint it began
+    max_retries: int = 0  # automatic ones
+    retry_number: int = 0  # how many automatic retries led to it
+    starts_after: datetime | None = None  # an automatic retry waits until then
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,7 @@ class FailureView:
     at: datetime
     explanation: str  # what happened, one sentence
     advice: str  # what to try, one sentence
+    detail: Detail = field(default_factory=Detail)  # what else was found out
 
 
 @dataclass(frozen=True)

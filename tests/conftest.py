@@ -1,10 +1,12 @@
 """Fixtures that several test modules share."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
+import hypothesis
 import pytest
 
 from backend import runtime
@@ -14,6 +16,13 @@ from backend.submission import Submission
 from tests.waiting import cancel_and_close
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+# Two tests run at a time: a training that takes every core only gets in the way of the other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine may take its time over an example.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from backend.archive import (
 )
 from backend.mask import Mask
 from backend.paths import RunPaths
-from backend.training.recipes import lifecycle
+from backend.training import signalbox
 
 OWN = [
     *["spec.json", "progress.json", "metrics.jsonl", "seen.jsonl", "log.txt", "exit.json"],
@@ -147,8 +147,8 @@ def test_of_very_many_checkpoints_the_last_are_listed(
     assert [c.step for c in checkpoints(paths)] == [7, 8, 9]
 
 
-def test_the_marker_is_the_one_that_the_recipes_write() -> None:
-    assert COMPLETE == lifecycle.COMPLETE
+def test_the_marker_is_the_one_that_the_helper_writes() -> None:
+    assert COMPLETE == signalbox.COMPLETE
 
 
 # What is in a download.

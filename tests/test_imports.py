@@ -20,10 +20,12 @@ LAYERS = [
     {"views", "submission", "archive", "analytics"},
     {"pool"},
     {"supervisor"},
+    {"hang", "launching", "pausing"},
+    {"checkpoints"},
     {"spec", "processes", "stall", "progress", "gpu", "diagnosis", "store", "log"},
-    {"schema", "curve"},
-    {"models", "recipes", "paths", "mask"},
-    {"settings"},
+    {"schema", "curve", "kernel"},
+    {"models", "recipes", "paths", "mask", "memory_kills"},
+    {"settings", "stacks"},
 ]
 """A module may import from the layers below its own."""
 

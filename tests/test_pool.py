@@ -295,7 +295,7 @@ def test_what_survives_even_sigkill_keeps_its_device_until_it_is_gone(
 ) -> None:
     survivor = ProcessRow(ProcessId(4_000_000, "boot:1"), 1, "D", 1000)
     left: list[ProcessRow] = [survivor]
-    monkeypatch.setattr(supervisor_module, "end_tree", lambda *_: Ended((survivor,), 1))
+    monkeypatch.setattr(supervisor_module, "end_tree", lambda *_, **__: Ended((survivor,), 1))
     monkeypatch.setattr(
         supervisor_module, "find_marked", lambda mark, _: left if mark.job_id == 1 else []
     )
@@ -359,10 +359,10 @@ def test_a_survivor_keeps_its_device_across_servers(
     with subprocess.Popen(["/bin/sleep", "600"], env=environment) as survivor:
         send = processes._send
 
-        def refuse(target: ProcessId, number: int) -> bool:
+        def refuse(target: ProcessId, number: int, wake: bool) -> bool:
             if target.pid == survivor.pid:
                 raise PermissionError(1, "Operation not permitted")
-            return send(target, number)
+            return send(target, number, wake)
 
         with monkeypatch.context() as patched:
             patched.setattr(processes, "_send", refuse)

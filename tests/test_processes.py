@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +34,6 @@ from backend.processes import (
     launch,
     read_table,
     send_signal,
-    take_stacks,
     variables_of,
 )
 from tests.waiting import wait_until
@@ -729,77 +727,3 @@ def test_many_ask_and_the_table_is_read_once(monkeypatch: pytest.MonkeyPatch) ->
     assert len(reads) == 1
     table.rows(afresh=True)
     assert len(reads) == 2
-
-
-# Stacks
-
-
-def test_a_stuck_process_tells_where_it_is(start: Start, tmp_path: Path) -> None:
-    run = start(
-        """
-        import os, time
-        def where_it_is_stuck():
-            print(f"pid {os.getpid()}", flush=True)
-            time.sleep(600)
-        os.fork()
-        where_it_is_stuck()
-        """
-    )
-    pids = run.pids(2)
-    stacks = run.spec.folder / "stacks.txt"
-    assert take_stacks(run.leader.tree(afresh=True), stacks) == 2
-    text = stacks.read_text()
-    assert text.count("where_it_is_stuck") == 2
-    for pid in pids:
-        assert f"=== Process {pid}: " in text
-    assert run.leader.alive()
-    assert all(map(_lives, pids)), "nobody dies of being asked"
-
-
-def test_only_those_are_asked_that_can_answer(start: Start) -> None:
-    """The signal would kill any other: a plain program, and Signalbox's own runner."""
-    run = start(
-        """
-        import subprocess
-        sleeper = subprocess.Popen(["sleep", "600"])
-        print(f"pid {sleeper.pid}", flush=True)
-        sleeper.wait()
-        """
-    )
-    (sleeper,) = run.pids(1)
-    wait_until(lambda: command_line(sleeper) == "sleep 600")
-    rows = [row for row in run.leader.tree(afresh=True) if row.id.pid == sleeper]
-    stacks = run.spec.folder / "asked.txt"
-    assert take_stacks(rows, stacks) == 0
-    assert not stacks.exists()
-    assert take_stacks(run.leader.tree(afresh=True), run.spec.folder / "stacks.txt") == 1
-    assert _lives(sleeper)
-    assert run.leader.alive()
-
-
-def test_no_folder_for_the_stacks_is_no_error(start: Start, tmp_path: Path) -> None:
-    run = start("import os, time; print(f'pid {os.getpid()}', flush=True); time.sleep(600)")
-    run.pids(1)
-    assert take_stacks(run.leader.tree(afresh=True), tmp_path / "gone" / "stacks.txt") == 0
-
-
-def test_a_process_that_does_not_answer_holds_nobody_up(start: Start) -> None:
-    """It catches the signal, but its handler never runs."""
-    run = start(
-        """
-        import os, signal, time
-        number = int(os.environ["SIGNALBOX_STACKS_SIGNAL"])
-        signal.signal(number, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-        for _ in range(3):
-            if os.fork() == 0:
-                break
-        print(f"pid {os.getpid()}", flush=True)
-        time.sleep(600)
-        """
-    )
-    run.pids(4)
-    began = time.monotonic()
-    stacks = run.spec.folder / "stacks.txt"
-    assert take_stacks(run.leader.tree(afresh=True), stacks, patience_seconds=0.5) == 0
-    assert time.monotonic() - began < 1.5, "the patience is for all of them together"

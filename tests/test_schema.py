@@ -25,6 +25,10 @@ from backend.schema import SchemaError, set_aside_if_damaged
 from backend.store import Store, StoreError
 from tests.conftest import PROJECT
 
+HEAD = schema.HEAD
+NEXT = f"{int(HEAD) + 1:04d}"
+COPY = f"signalbox.db.before-{HEAD}"
+
 FIRST_RELEASE = """
 CREATE TABLE job (
     id INTEGER NOT NULL, name VARCHAR NOT NULL, recipe VARCHAR NOT NULL, params JSON NOT NULL,
@@ -177,10 +181,10 @@ def test_a_new_migration_begins_from_the_template(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _use_copy_of_migrations(tmp_path / "a 100% copy", monkeypatch)
-    begun = command.revision(schema.alembic_config(), "what it changes", rev_id="0003")
+    begun = command.revision(schema.alembic_config(), "what it changes", rev_id=NEXT)
     assert begun is not None
     assert not isinstance(begun, list)
-    assert Path(begun.path).name == "v0003_what_it_changes.py"
+    assert Path(begun.path).name == f"v{NEXT}_what_it_changes.py"
     assert (begun.doc, begun.down_revision) == ("what it changes.", schema.HEAD)
 
 
@@ -256,7 +260,7 @@ def test_a_copy_is_kept_with_what_was_in_the_log(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("UPDATE job SET name = 'renamed'")  # in the log only, as long as this is open
         _open(path)
-    copy = path.with_name("signalbox.db.before-0002")
+    copy = path.with_name(COPY)
     assert sorted(file.name for file in path.parent.iterdir()) == [path.name, copy.name]
     assert _rows(copy, "SELECT name FROM job") == [("renamed",)]
     assert _rows(copy, "PRAGMA integrity_check") == [("ok",)]
@@ -267,7 +271,7 @@ def test_a_copy_is_kept_with_what_was_in_the_log(path: Path) -> None:
 
 
 def test_no_copy_is_overwritten(path: Path) -> None:
-    copies = [path.with_name(f"signalbox.db.before-0002{number}") for number in ("", "-2", "-3")]
+    copies = [path.with_name(f"{COPY}{number}") for number in ("", "-2", "-3")]
     for copy in copies[:2]:
         copy.write_text("mine")
     _make_first_release(path)
@@ -277,12 +281,12 @@ def test_no_copy_is_overwritten(path: Path) -> None:
 
 
 def test_what_an_interrupted_start_left_of_a_copy_is_made_again(path: Path) -> None:
-    path.with_name("signalbox.db.before-0002.part").write_bytes(b"half")
+    path.with_name(f"{COPY}.part").write_bytes(b"half")
     _make_first_release(path)
     _open(path)
     assert sorted(file.name for file in path.parent.iterdir()) == [
         path.name,
-        "signalbox.db.before-0002",
+        COPY,
     ]
 
 
@@ -290,8 +294,8 @@ FAILING = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "{next}"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
@@ -314,8 +318,9 @@ def _use_copy_of_migrations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     [
         ("raise ValueError('no such luck')", "no such luck"),
         ("op.execute('UPDATE absent SET x = 1')", "no such table: absent"),
-        ("op.execute('DELETE FROM job')\n    op.execute(\"INSERT INTO failure VALUES (7, "
-         "'lost', '', NULL, NULL, '', '', NULL)\")", "rows would refer to others"),
+        ("op.execute('DELETE FROM job')\n    op.execute(\"INSERT INTO failure (job_id, kind, "
+         "message, log_tail, stacks) VALUES (7, 'lost', '', '', '')\")",
+         "rows would refer to others"),
     ],
     ids=["error", "statement", "dangling"],
 )  # fmt: skip
@@ -331,11 +336,11 @@ def test_a_migration_that_fails_leaves_all_as_it_was(
     _make_first_release(path)
     if not from_first:
         _open(path)
-        path.with_name("signalbox.db.before-0002").unlink()
+        path.with_name(COPY).unlink()
     before = _shape(path), list(_dump(path))
     versions = _use_copy_of_migrations(tmp_path_factory.mktemp("m") / "migrations", monkeypatch)
-    (versions / "v0003_failing.py").write_text(FAILING.format(then=then))
-    monkeypatch.setattr(schema, "HEAD", "0003")
+    (versions / f"v{NEXT}_failing.py").write_text(FAILING.format(then=then, head=HEAD, next=NEXT))
+    monkeypatch.setattr(schema, "HEAD", NEXT)
     with pytest.raises(SchemaError, match=rf"signalbox\.db cannot .*{reason}.*as it was") as caught:
         Store(path)
     assert "\n" not in str(caught.value)
@@ -354,15 +359,15 @@ def test_a_table_may_be_made_anew_though_others_refer_to_it(
     _make_first_release(path)
     versions = _use_copy_of_migrations(tmp_path_factory.mktemp("m") / "migrations", monkeypatch)
     source = FAILING.replace('add_column(sa.Column("colour", sa.String()))', 'drop_column("pid")')
-    (versions / "v0003_batch.py").write_text(source.format(then=""))
-    monkeypatch.setattr(schema, "HEAD", "0003")
+    (versions / f"v{NEXT}_batch.py").write_text(source.format(then="", head=HEAD, next=NEXT))
+    monkeypatch.setattr(schema, "HEAD", NEXT)
     with pytest.raises(StoreError, match="no such column") as caught:
         Store(path).get(1)
     assert not caught.value.passing
-    assert _revision(path) == [("0003",)]
+    assert _revision(path) == [(NEXT,)]
     assert _rows(path, "SELECT name FROM job") == [("old",)]
     assert _rows(path, "PRAGMA foreign_key_check") == []
-    assert path.with_name("signalbox.db.before-0003").exists()
+    assert path.with_name(f"signalbox.db.before-{NEXT}").exists()
 
 
 def test_a_newer_signalboxs_database_is_refused_and_left_as_it_is(path: Path) -> None:

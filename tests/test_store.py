@@ -214,6 +214,45 @@ def test_a_request_is_noted_once_and_of_a_running_job_only(store: Store, add: Ad
     assert not store.request(job_id, RequestKind.PAUSING, "too late")
 
 
+def test_a_cancel_takes_the_place_of_a_pause_and_not_the_other_way_round(
+    store: Store, add: Add
+) -> None:
+    job_id = add(RUNNING, notice="It was not paused.")
+    assert store.request(job_id, RequestKind.PAUSING, "Pause was asked for")
+    asked = store.get(job_id)
+    assert asked is not None
+    assert asked.notice is None, "what was said of an earlier ask is over"
+    assert store.request(job_id, RequestKind.CANCELLING, "Cancel was asked for")
+    assert not store.request(job_id, RequestKind.PAUSING, "Pause was asked for")
+    assert not store.withdraw_pause(job_id, "It goes on.")
+    assert not store.change(job_id, RUNNING, PAUSED, "Paused", unless=RequestKind.CANCELLING)
+    assert store.change(job_id, RUNNING, CANCELLED, "Cancelled")
+
+
+def test_a_pause_is_withdrawn_with_its_reason(store: Store, add: Add) -> None:
+    job_id = add(RUNNING)
+    assert not store.withdraw_pause(job_id, "nobody asked")
+    store.request(job_id, RequestKind.PAUSING, "Pause was asked for")
+    assert store.withdraw_pause(job_id, "It goes on.")
+    job = store.get(job_id)
+    assert job is not None
+    assert (job.requested, job.notice) == (None, "It goes on.")
+    assert [event.message for event in store.timeline(job_id)][-1] == "It goes on."
+    assert store.change(job_id, RUNNING, PAUSED, "Paused", unless=RequestKind.CANCELLING)
+
+
+def test_a_retry_is_queued_with_the_verdict_or_not_at_all(store: Store, add: Add) -> None:
+    job_id = add(RUNNING)
+    retry = {"parent_id": job_id, "max_retries": 2, "retry_number": 1}
+    assert store.change(job_id, RUNNING, FAILED, "It crashed.", retry=_job(**retry))
+    assert not store.change(job_id, RUNNING, FAILED, "It crashed.", retry=_job(**retry))
+    (child,) = store.children(job_id)
+    assert _status(store, child) is QUEUED
+    assert store.children(child) == []
+    assert store.timeline(child)[0].message == f"Automatic retry 1 of 2 of job {job_id}"
+    assert store.timeline(job_id)[-1].message == f"Will be retried automatically, as job {child}"
+
+
 def test_facts_are_written_of_running_jobs_only(store: Store, add: Add) -> None:
     running, ended = add(RUNNING), add(CANCELLED)
     for job_id in (running, ended):
@@ -251,6 +290,23 @@ def test_the_queue_is_first_come_first_served(store: Store) -> None:
         taken.append(job.id)
     assert taken == [first, second, late]
     assert store.queue_positions() == {}
+
+
+def test_what_is_to_wait_comes_last_and_is_not_taken(store: Store) -> None:
+    now = utc_now()
+    waits = store.add(_job(queued_at=now, starts_after=now + timedelta(minutes=5)))
+    lingers = store.add(_job(queued_at=now + timedelta(seconds=1)))
+    ready = store.add(_job(queued_at=now + timedelta(seconds=2), starts_after=now))
+    far_off = store.add(_job(queued_at=now, starts_after=now + timedelta(days=365)))
+    assert store.queue_positions() == {far_off: 1, lingers: 2, ready: 3, waits: 4}
+
+    def next_besides(*ids: int) -> int | None:
+        job = store.next_queued(besides=ids)
+        return job.id if job else None
+
+    assert next_besides() == far_off, "the clock was set back by a year"
+    assert next_besides(far_off, lingers) == ready
+    assert next_besides(far_off, lingers, ready) is None
 
 
 # Ids
@@ -385,6 +441,19 @@ def test_a_running_jobs_duration_is_what_it_has_run_so_far(store: Store, add: Ad
     store.change(short, RUNNING, COMPLETED, "Completed")
     store.change(long, QUEUED, RUNNING, "Started", started_at=now - timedelta(hours=2))
     assert _found(store, sort="duration") == [long, short]
+
+
+def test_a_pause_is_no_part_of_a_duration(store: Store, add: Add) -> None:
+    now = utc_now()
+    hour = timedelta(hours=1)
+    paused, resumed, plain = add(RUNNING), add(RUNNING), add(RUNNING)
+    for job_id, started in ((paused, 9), (resumed, 8), (plain, 2)):
+        store.update_running(job_id, started_at=now - started * hour)
+    store.change(paused, RUNNING, PAUSED, "Paused", paused_at=now - 8 * hour)
+    store.update_running(resumed, paused_seconds=5 * 3600, paused_at=now - 7 * hour)
+    assert _found(store, sort="duration") == [resumed, plain, paused]
+    store.change(resumed, RUNNING, COMPLETED, "Completed", finished_at=now)
+    assert store.summary().total_run_seconds == pytest.approx(3 * 3600)
 
 
 def test_pages_hold_every_job_once(store: Store, add: Add) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from backend import hang
 from backend import store as store_module
 from backend import supervisor as supervisor_module
 from backend.gpu import HostSource
@@ -130,12 +131,12 @@ def stacks(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The pids of each asking for stacks."""
     asked: list[list[int]] = []
 
-    def take(rows: list[ProcessRow], path: Path) -> int:
+    def capture(rows: list[ProcessRow], path: Path, leader: ProcessId, **_: object) -> bool:
         asked.append([row.id.pid for row in rows])
         path.write_text(f"stacks {len(asked)}")
-        return 1
+        return True
 
-    monkeypatch.setattr(supervisor_module, "take_stacks", take)
+    monkeypatch.setattr(hang, "capture", capture)
     return asked
 
 
@@ -168,7 +169,7 @@ def test_stacks_at_eighty_percent_and_the_end_at_a_hundred(
     assert watched.look(9, 9.9) == [False] * 2
     assert watched.supervisor.live().seconds_left == pytest.approx(0.1)
     assert watched.look(10) == [True]
-    assert len(stacks) == 1
+    assert len(stacks) == 2
     assert watched.leader.asked == 1
     job = watched.job
     message = "Training timed out - no progress updates for 10 seconds"
@@ -176,7 +177,7 @@ def test_stacks_at_eighty_percent_and_the_end_at_a_hundred(
     assert job.failure_kind is FailureKind.TIMEOUT
     failure = watched.store.failure(watched.job_id)
     assert failure is not None
-    assert (failure.message, failure.stacks, failure.last_step) == (message, "stacks 1", 7)
+    assert (failure.message, failure.stacks, failure.last_step) == (message, "stacks 2", 7)
     assert failure.seconds_without_progress == 10
     assert job.progress["current_step"] == 7
 
@@ -537,7 +538,7 @@ def test_a_cancel_that_is_carried_through_has_the_grace_and_the_figures_of_a_can
     del watched.leader.ask_to_stop
     graces: list[float] = []
 
-    def end_tree(leader: FakeLeader, grace: float, *_: object) -> Ended:
+    def end_tree(leader: FakeLeader, grace: float, *_: object, **__: object) -> Ended:
         graces.append(grace)
         leader.code = -15
         return Ended((), 0)
@@ -718,7 +719,7 @@ def test_survivors_are_named_and_kept_in_mind(
 ) -> None:
     watched = watch()
     row = ProcessRow(ProcessId(77, "boot:7"), 1, "D", 3000)
-    monkeypatch.setattr(supervisor_module, "end_tree", lambda *_: Ended((row,), 2))
+    monkeypatch.setattr(supervisor_module, "end_tree", lambda *_, **__: Ended((row,), 2))
     watched.look(1)
     watched.supervisor.cancel()
     watched.look(2)
@@ -758,7 +759,7 @@ def test_a_note_that_cannot_be_written_does_not_cost_the_verdict(
         raise StoreError("The database is locked.", passing=True)
 
     monkeypatch.setattr(watched.store, "note", refuse)
-    monkeypatch.setattr(supervisor_module, "end_tree", lambda *_: Ended((), 3))
+    monkeypatch.setattr(supervisor_module, "end_tree", lambda *_, **__: Ended((), 3))
     watched.look(*range(1, 11))
     assert watched.job.failure_kind is FailureKind.TIMEOUT
 
@@ -783,6 +784,269 @@ def test_memory_is_read_every_second_and_its_peak_kept(watch: Watch) -> None:
     (cleanup,) = watched.store.cleanups(watched.job_id, 10)
     assert (cleanup.before_bytes, cleanup.peak_bytes) == (2000, 4000), "the last while it ran"
     assert cleanup.reason == "ended"
+
+
+# A timeout of a phase's own
+
+
+def test_a_phase_may_be_silent_for_longer_or_shorter_than_its_job(watch: Watch) -> None:
+    watched = watch()
+    watched.report(step=1, phase="downloading", phase_timeout_seconds=30)
+    assert watched.look(*range(30)) == [False] * 30
+    assert watched.supervisor.live().seconds_left == 1
+    watched.report(step=1, phase="evaluating", phase_timeout_seconds=3)
+    assert watched.look(30, 31, 32) == [False] * 3
+    watched.report(step=1, phase="training")
+    assert watched.look(*range(33, 43)) == [False] * 10
+    watched.report(step=1, phase="evaluating", phase_timeout_seconds=3)
+    assert watched.look(43, 44, 45, 46) == [False, False, False, True]
+    assert watched.job.error == "Training timed out - no progress updates for 3 seconds"
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1e12, True, "3", None])
+def test_a_timeout_that_makes_no_sense_is_none(watch: Watch, wrong: object) -> None:
+    watched = watch()
+    watched.report(step=1, phase_timeout_seconds=wrong)
+    watched.look(0)
+    assert watched.supervisor.live().seconds_left == TIMEOUT
+
+
+# Pause
+
+
+GRACE = 120  # seconds
+
+
+def ask_to_pause(watched: Watched) -> None:
+    assert watched.store.request(watched.job_id, RequestKind.PAUSING, "Pause was asked for")
+    watched.supervisor.pause()
+
+
+def pause_file(watched: Watched) -> Any:
+    return json.loads(watched.paths.stop.read_text())
+
+
+def test_a_job_that_saves_and_ends_is_paused_and_measured(watch: Watch) -> None:
+    watched = watch()
+    watched.report(step=7, can_pause=True, status="running")
+    watched.look(1)
+    ask_to_pause(watched)
+    assert watched.look(2) == [False]
+    asked = pause_file(watched)
+    assert (asked["pause"], asked["ending"]) == (True, None)
+    assert watched.leader.asked == 0, "Nothing is signalled that may die of it."
+    assert watched.job.requested is RequestKind.PAUSING
+    watched.report(step=8, can_pause=True, status="stopping", checkpoint="step-8")
+    watched.end(code=0)
+    assert watched.look(3) == [True]
+    job = watched.job
+    assert (job.status, job.requested, job.checkpoint) == (JobStatus.PAUSED, None, "step-8")
+    assert (job.pid, job.finished_at, job.failure_kind) == (None, None, None)
+    assert job.paused_at is not None
+    (cleanup,) = watched.store.cleanups(watched.job_id, 10)
+    assert (cleanup.reason, cleanup.before_bytes, cleanup.after_bytes) == ("paused", 5000, 0)
+    assert watched.messages()[-1] == "Paused"
+
+
+@pytest.mark.parametrize(
+    ("says", "ends", "status"),
+    [
+        ({"status": "finished", "can_pause": True}, {"code": 0}, JobStatus.COMPLETED),
+        ({"status": "running", "can_pause": True}, {"code": 0}, JobStatus.COMPLETED),
+        ({"status": "stopping", "can_pause": True}, {"code": 1}, JobStatus.FAILED),
+        ({"can_pause": True}, {"code": 0}, JobStatus.PAUSED),
+        ({"can_pause": True}, {"signal": 15}, JobStatus.PAUSED),
+        ({"can_pause": True}, {"signal": 9}, JobStatus.FAILED),
+        ({}, {"code": 0}, JobStatus.COMPLETED),
+        ({}, {"signal": 15}, JobStatus.FAILED),
+    ],
+)
+def test_only_a_job_that_ended_because_it_was_asked_is_paused(
+    watch: Watch, says: dict[str, Any], ends: dict[str, Any], status: JobStatus
+) -> None:
+    watched = watch()
+    watched.report(step=8, **says)
+    ask_to_pause(watched)
+    watched.look(1)
+    watched.end(**{"code": None, "signal": None, **ends})
+    assert watched.look(2) == [True]
+    assert watched.job.status is status
+
+
+def test_a_job_that_was_not_asked_to_pause_is_not_paused(watch: Watch) -> None:
+    watched = watch()
+    watched.report(step=8, status="stopping", can_pause=True)
+    watched.look(1)
+    watched.end(code=0)
+    watched.look(2)
+    assert watched.job.status is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("can_pause", [True, False])
+def test_a_job_that_ignores_the_ask_goes_on_and_its_page_says_why(
+    watch: Watch, can_pause: bool
+) -> None:
+    watched = watch(timeout_seconds=1000)
+    watched.report(step=8, can_pause=can_pause)
+    watched.look(0)
+    ask_to_pause(watched)
+    assert watched.look(1, 1 + GRACE) == [False] * 2
+    assert watched.job.notice is None
+    assert watched.look(2 + GRACE) == [False]
+    job = watched.job
+    assert (job.status, job.requested) == (JobStatus.RUNNING, None)
+    assert "did not stop within 2 minutes of being asked" in (job.notice or "")
+    assert ("has never said that it can" in (job.notice or "")) is not can_pause
+    assert watched.messages()[-1] == job.notice
+    assert not watched.paths.stop.exists()
+    assert watched.leader.asked == 0
+    ask_to_pause(watched)
+    assert watched.look(3 + GRACE) == [False]
+    assert pause_file(watched)["pause"] is True
+    assert watched.job.notice is None
+
+
+def test_the_grace_stretches_while_a_checkpoint_grows(watch: Watch) -> None:
+    watched = watch(timeout_seconds=10_000)
+    watched.report(step=8, can_pause=True, status="stopping")
+    ask_to_pause(watched)
+    saving = watched.paths.checkpoints / ".step-9.tmp"
+    saving.mkdir()
+    for hundred in range(1, 6):
+        (saving / "model.pt").write_bytes(bytes(hundred))
+        assert watched.look(hundred * 100) == [False]
+        assert watched.job.requested is RequestKind.PAUSING
+    assert watched.look(500 + GRACE) == [False]
+    assert watched.job.requested is RequestKind.PAUSING
+    watched.look(501 + GRACE)
+    assert watched.job.requested is None
+
+
+def test_a_job_may_decline_with_a_reason(watch: Watch) -> None:
+    watched = watch(env={"KEY": "hush-hush"})
+    ask_to_pause(watched)
+    watched.look(1)
+    asked_at = pause_file(watched)["asked_at"]
+    watched.report(can_pause=True, stop_declined="an older reason", stop_declined_asked_at="2020")
+    watched.look(2)
+    assert watched.job.requested is RequestKind.PAUSING
+    reason = "there is no room for hush-hush."
+    watched.report(can_pause=True, stop_declined=reason, stop_declined_asked_at=asked_at)
+    watched.look(3)
+    assert watched.job.notice == "It was not paused: there is no room for *********."
+    assert watched.job.requested is None
+
+
+def test_a_pause_that_was_withdrawn_and_obeyed_all_the_same_is_one(watch: Watch) -> None:
+    watched = watch(timeout_seconds=1000)
+    watched.report(step=8, can_pause=True, status="stopping")
+    ask_to_pause(watched)
+    watched.look(1, 200)
+    assert watched.job.requested is None
+    watched.end(code=0)
+    assert watched.look(201) == [True]
+    assert watched.job.status is JobStatus.PAUSED
+
+
+def test_a_cancel_ends_a_job_that_was_asked_to_pause(watch: Watch) -> None:
+    watched = watch()
+    watched.report(step=8, can_pause=True, status="stopping")
+    ask_to_pause(watched)
+    watched.look(1)
+    watched.store.request(watched.job_id, RequestKind.CANCELLING, "Cancel was asked for")
+    watched.supervisor.cancel()
+    assert watched.look(2) == [True]
+    assert watched.job.status is JobStatus.CANCELLED
+    assert pause_file(watched)["ending"]["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_of_a_pause_and_a_cancel_in_the_same_look_the_cancel_counts(
+    watch: Watch, told: bool
+) -> None:
+    """Also where the supervisor itself has not heard of it yet."""
+    watched = watch()
+    watched.report(step=8, can_pause=True, status="stopping")
+    ask_to_pause(watched)
+    watched.look(1)
+    watched.end(code=0)
+    watched.store.request(watched.job_id, RequestKind.CANCELLING, "Cancel was asked for")
+    if told:
+        watched.supervisor.cancel()
+    assert watched.look(2) == [True]
+    assert watched.job.status is JobStatus.CANCELLED
+    assert watched.job.finished_at is not None
+
+
+def test_a_pause_that_an_earlier_server_asked_for_is_seen_to_its_end(watch: Watch) -> None:
+    watched = watch(timeout_seconds=1000)
+    watched.report(step=8, can_pause=True)
+    ask_to_pause(watched)
+    watched.look(1)
+    asked = pause_file(watched)
+    watched.supervisor = watched.adopt()
+    watched.look(2)
+    assert pause_file(watched) == asked, "it is the same ask"
+    watched.report(step=8, can_pause=True, status="stopping")
+    watched.end(code=0)
+    assert watched.look(3) == [True]
+    assert watched.job.status is JobStatus.PAUSED
+
+
+def test_a_job_that_paused_while_no_server_lived_is_paused(watch: Watch) -> None:
+    watched = watch()
+    ask_to_pause(watched)
+    watched.look(1)
+    watched.report(step=8, can_pause=True, status="stopping")
+    at = utc_now()
+    watched.end(code=0, finished_at=at.isoformat())
+    watched.adopt().run()
+    assert (watched.job.status, watched.job.paused_at) == (JobStatus.PAUSED, at)
+
+
+def test_a_pause_that_cannot_be_told_is_withdrawn(watch: Watch) -> None:
+    watched = watch()
+    watched.paths.stop.mkdir()
+    ask_to_pause(watched)
+    assert watched.look(1) == [False]
+    assert "It was not paused: stop.json cannot be written" in (watched.job.notice or "")
+
+
+# Automatic retries
+
+
+def test_a_failure_queues_its_retry_in_the_same_change(watch: Watch) -> None:
+    watched = watch(max_retries=3, retry_number=1, env={"A": "b"}, params={"x": 1})
+    before = utc_now()
+    watched.look(*range(1, 11))
+    assert watched.job.failure_kind is FailureKind.TIMEOUT
+    retry = watched.store.live_child(watched.job_id)
+    assert retry is not None
+    assert (retry.continues_id, retry.retry_number, retry.max_retries) == (watched.job_id, 2, 3)
+    assert (retry.name, retry.env, retry.params) == ("a job", {"A": "b"}, {"x": 1})
+    assert retry.starts_after is not None
+    assert 19 < (retry.starts_after - before).total_seconds() < 60
+    assert watched.store.next_queued() is None, "it waits"
+    assert f"Will be retried automatically, as job {retry.id}" in watched.messages()
+
+
+@pytest.mark.parametrize(
+    ("fields", "ends"),
+    [
+        ({}, {"code": 1}),
+        ({"max_retries": 2, "retry_number": 2}, {"code": 1}),
+        ({"max_retries": 2}, {"code": 0}),
+        ({"max_retries": 2}, {"code": None, "signal": 15}),
+    ],
+    ids=["not asked for", "tried so often", "no failure", "killed by somebody"],
+)
+def test_nothing_else_is_retried_by_itself(
+    watch: Watch, fields: dict[str, Any], ends: dict[str, Any]
+) -> None:
+    watched = watch(**fields)
+    watched.end(**ends)
+    assert watched.look(1) == [True]
+    assert watched.store.live_child(watched.job_id) is None
 
 
 # Looks from outside

@@ -306,7 +306,7 @@ ROUTES = [
     ("GET", "{}/spec"), ("GET", "checkpoints/{}"), ("GET", "{}/download/model"),
     ("GET", "{}/download/logs"),
     ("GET", "{}/analytics"), ("POST", "cancel/{}"), ("POST", "pause/{}"), ("POST", "resume/{}"),
-    ("POST", "retry/{}"), ("POST", "extend/{}"),
+    ("POST", "retry/{}"), ("POST", "extend/{}"), ("POST", "where/{}"),
 ]  # fmt: skip
 
 
@@ -482,16 +482,90 @@ def test_a_queued_job_is_cancelled_at_once(client: httpx.Client, started: Starte
     assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
 
 
-def test_pause_and_resume_are_not_there_yet_and_say_the_state(
-    client: httpx.Client, started: Started
-) -> None:
-    job_id = started()
-    wait_for(client, job_id, "running")
-    for verb in ("pause", "resume"):
+PAUSES = """
+    import signalbox, time
+    with signalbox.start(total_steps=3) as run:
+        run.log(run.resume_step + 1, train_loss=1)
+        while not run.should_stop and run.resume_from is None:
+            time.sleep(0.01)
+        folder = run.checkpoint_dir / f"step-{run.resume_step + 1}"
+        folder.mkdir()
+        (folder / "model.pt").write_bytes(b"weights")
+        run.saved(folder)
+"""
+
+
+def test_a_job_is_paused_and_resumed(client: httpx.Client, started: Started) -> None:
+    job_id = started(PAUSES)
+    wait_until(lambda: status(client, job_id)["current_step"] == 1)
+    for _ in range(2):
+        answer = post(client, f"pause/{job_id}")
+        assert answer.status_code == 200
+        found = answer.json()
+        assert found["status"] == "paused" or found["requested"] == "pausing"
+        assert found["can_pause"] is True
+    wait_for(client, job_id, "paused")
+    assert post(client, f"pause/{job_id}").json()["status"] == "paused", "safe to repeat"
+    assert status(client, job_id)["checkpoint"] == "step-1"
+    answer = post(client, f"resume/{job_id}")
+    assert (answer.status_code, answer.json()["job_id"]) == (200, job_id)
+    assert answer.json()["status"] in ("queued", "running")
+    wait_for(client, job_id, "completed")
+    points = client.get(f"/api/training/metrics/{job_id}").json()["points"]
+    assert [point["step"] for point in points] == [1, 2]
+    for verb, reason in (
+        ("pause", "only a running job can be paused"),
+        ("resume", "only a paused job can be resumed"),
+    ):
         answer = post(client, f"{verb}/{job_id}")
         assert answer.status_code == 409
-        assert "not supported yet" in answer.json()["detail"]
-        assert answer.json()["status"] == "running"
+        assert answer.json() == {
+            "detail": f"Job {job_id} is completed; {reason}.",
+            "status": "completed",
+        }
+    answer = post(client, f"retry/{job_id}?from_checkpoint=true")
+    assert answer.status_code == 201
+    retry = answer.json()["job_id"]
+    wait_for(client, retry, "completed")
+    points = client.get(f"/api/training/metrics/{retry}").json()["points"]
+    assert [point["step"] for point in points] == [1, 2, 3]
+
+
+def test_a_job_that_is_being_cancelled_cannot_be_paused_and_is_killed_at_once(
+    client: httpx.Client, started: Started
+) -> None:
+    job_id = started("""
+        import signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("began", flush=True)
+        time.sleep(600)
+    """)
+    wait_until(lambda: "began" in client.get(f"/api/training/logs/{job_id}").json()["text"])
+    post(client, f"cancel/{job_id}")
+    answer = post(client, f"pause/{job_id}")
+    assert (answer.status_code, answer.json()["status"]) == (409, "running")
+    assert "it is being cancelled" in answer.json()["detail"]
+    assert post(client, f"cancel/{job_id}?now=true").status_code == 200
+    wait_for(client, job_id, "cancelled")
+
+
+def test_a_running_job_is_asked_where_it_is(client: httpx.Client, started: Started) -> None:
+    job_id = started("""
+        import threading
+        def wait_for_ever():
+            print("began", flush=True)
+            threading.Event().wait()
+        wait_for_ever()
+    """)
+    wait_until(lambda: "began" in client.get(f"/api/training/logs/{job_id}").json()["text"])
+    answer = post(client, f"where/{job_id}")
+    assert answer.status_code == 200
+    assert "in wait_for_ever" in answer.json()["sentence"]
+    assert "wait_for_ever" in answer.json()["stacks"]
+    post(client, f"cancel/{job_id}")
+    wait_for(client, job_id, "cancelled")
+    answer = post(client, f"where/{job_id}")
+    assert (answer.status_code, answer.json()["status"]) == (409, "cancelled")
 
 
 def test_more_time_is_given_to_a_running_job_alone(client: httpx.Client, started: Started) -> None:

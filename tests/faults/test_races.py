@@ -100,7 +100,8 @@ class StoreMachine(RuleBasedStateMachine):
     def request(self, job_id: int, kind: RequestKind) -> None:
         asked = self.store.request(job_id, kind, "it was asked for")
         running = self.model[job_id] is JobStatus.RUNNING
-        assert asked == (running and self.requested[job_id] is not kind)
+        allowed = {None, RequestKind.PAUSING} - {kind}
+        assert asked == (running and self.requested[job_id] in allowed)
         if asked:
             self.requested[job_id] = kind
 
@@ -132,9 +133,20 @@ TestStore.settings = settings(max_examples=25, stateful_step_count=20, deadline=
 
 JOB = """\
 import os, sys, time
+run = os.environ["SIGNALBOX_RUN_DIR"]
 if sys.argv[1] == "raises":
     raise ValueError("its own")
-while sys.argv[1] != "ends" and not os.path.exists("gate"):
+if sys.argv[1] == "pauses":
+    with open(run + "/beside", "w") as file:
+        file.write('{"can_pause": true}')
+    os.replace(run + "/beside", run + "/progress.json")
+def is_to_pause():
+    try:
+        with open(run + "/stop.json") as file:
+            return sys.argv[1] == "pauses" and '"pause":true' in file.read()
+    except OSError:
+        return False
+while sys.argv[1] != "ends" and not os.path.exists("gate") and not is_to_pause():
     time.sleep(0.01)
 """
 
@@ -176,7 +188,7 @@ class ServiceMachine(RuleBasedStateMachine):
             if self.kinds[job_id] == "hangs":
                 self.service.cancel(job_id)
                 self.cancelled.add(job_id)
-        wait_until_ended(self.service, *self.kinds)
+        wait_until(self.all_have_ended, 60, "They did not end.")
         self.nothing_changes_after_the_end()
         for job_id, kind in self.kinds.items():
             job = self.service._store.get(job_id)
@@ -192,7 +204,15 @@ class ServiceMachine(RuleBasedStateMachine):
         self.service.close()
         shutil.rmtree(self.folder)
 
-    @rule(target=jobs, kind=st.sampled_from(["ends", "raises", "waits", "stalls", "hangs"]))
+    def all_have_ended(self) -> bool:
+        for job_id in live_jobs(self.service):
+            self.service.resume(job_id)  # which a pause may still come to
+        return not live_jobs(self.service)
+
+    @rule(
+        target=jobs,
+        kind=st.sampled_from(["ends", "raises", "waits", "stalls", "hangs", "pauses", "pauses"]),
+    )
     def submit(self, kind: str) -> int:
         params = {"script": str(self.folder / "job.py"), "args": [kind], "python": sys.executable,
                   "working_dir": str(self.folder)}  # fmt: skip
@@ -218,6 +238,22 @@ class ServiceMachine(RuleBasedStateMachine):
         new = self.service.retry(job_id)
         self.kinds[new] = self.kinds[job_id]
         return new
+
+    @rule(job_id=jobs, begun=st.booleans(), to_its_end=st.booleans())
+    def pause(self, job_id: int, begun: bool, to_its_end: bool) -> None:
+        def runs() -> bool:
+            return self.service.job(job_id).status is JobStatus.RUNNING
+
+        progress = DataPaths(self.folder / "data").run(job_id).progress
+        can_pause = self.kinds[job_id] == "pauses"
+        if can_pause and begun:
+            wait_until(lambda: not runs() or progress.exists())
+        if self.service.pause(job_id) and can_pause and to_its_end:
+            wait_until(lambda: not runs())
+
+    @rule(job_id=jobs)
+    def resume(self, job_id: int) -> None:
+        self.service.resume(job_id)
 
     @rule(job_id=jobs)
     def extend(self, job_id: int) -> None:
@@ -278,6 +314,8 @@ def everything_at_once(service: Service, ids: list[int], choose: random.Random) 
         lambda: service.cancel(job_id),
         lambda: service.cancel(job_id),
         lambda: service.extend(job_id),
+        lambda: service.pause(job_id),
+        lambda: service.resume(job_id),
         lambda: ids.append(service.retry(job_id)),
         service._pool.tick,
     ]
@@ -289,7 +327,7 @@ def everything_at_once(service: Service, ids: list[int], choose: random.Random) 
 
 
 def test_all_that_can_be_asked_at_the_same_instant(folder: Folder, serve: Serve) -> None:
-    """Submit, cancel, end, timeout, extend, retry and shutdown, ten times over."""
+    """Submit, cancel, pause, resume, end, timeout, extend, retry and shutdown, ten times over."""
     source = "import sys, time; time.sleep(float(sys.argv[1]))"
     choose = random.Random(1)
     ids: list[int] = []

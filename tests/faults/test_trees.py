@@ -206,14 +206,14 @@ def test_neighbours_and_strangers_are_left_alone(folder: Folder, serve: Serve) -
     assert {job_id: folder.processes(job_id) for job_id in ids} == {**before, ids[1]: []}
 
 
-def _out_of_reach(pid: int) -> Callable[[ProcessId, int], bool]:
+def _out_of_reach(pid: int) -> Callable[[ProcessId, int, bool], bool]:
     """Signals, as the kernel sends them where a process belongs to somebody else."""
     send = processes._send
 
-    def refuse(target: ProcessId, number: int) -> bool:
+    def refuse(target: ProcessId, number: int, wake: bool) -> bool:
         if target.pid == pid:
             raise PermissionError(1, "Operation not permitted")
-        return send(target, number)
+        return send(target, number, wake)
 
     return refuse
 
