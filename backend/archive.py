@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from backend.checkpoints import COMPLETE, step_of
+from backend.checkpoints import COMPLETE, is_plain, step_of
 from backend.mask import Mask
 from backend.paths import RunPaths, open_below, scan_below
 
@@ -78,7 +78,7 @@ def checkpoints(paths: RunPaths) -> list[Checkpoint]:
     names = [
         name
         for name, status in _entries(paths.folder, folder)
-        if stat.S_ISDIR(status.st_mode) and _is_plain(name)
+        if stat.S_ISDIR(status.st_mode) and is_plain(name)
     ]
     names.sort(key=lambda name: ((step := step_of(name)) is None, step or 0, name))
     sizes: Counter[str] = Counter()
@@ -106,7 +106,7 @@ def model_names(paths: RunPaths, checkpoint: str | None) -> list[str]:
     """
     folder = paths.checkpoints.name
     if checkpoint is not None:
-        if not _is_plain(checkpoint) or _marker(paths, checkpoint) is None:
+        if not is_plain(checkpoint) or _marker(paths, checkpoint) is None:
             raise NotSavedError(
                 f"Job {paths.folder.name} has no complete checkpoint named {checkpoint[:100]!r}."
             )
@@ -115,7 +115,7 @@ def model_names(paths: RunPaths, checkpoint: str | None) -> list[str]:
     def wanted(name: str, is_folder: bool) -> bool:
         parent, _, last = name.rpartition("/")
         if parent == folder and is_folder:
-            return _is_plain(last) and _marker(paths, last) is not None
+            return is_plain(last) and _marker(paths, last) is not None
         return bool(parent) or not _OWN.fullmatch(last)
 
     return sorted(name for name, _ in _walk(paths.folder, "", wanted))
@@ -255,11 +255,6 @@ def _walk(
                 yield below, status
             elif below.count("/") < MAX_DEPTH - 1:
                 waiting.append(below)
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a folder of this name can be a checkpoint: one that can be shown and asked for."""
-    return name.isprintable() and name[:1] not in ("", ".") and not re.search(r"[/\\]|\.\.", name)
 
 
 def _moment(status: os.stat_result) -> float:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import FileIO
@@ -31,8 +31,14 @@ MAX_REASONS: Final = 5
 
 CHUNK_BYTES: Final = 2**20
 _LONGEST_LINE: Final = 2**20
+GiveUp = Callable[[], bool]
+
 _STEP: Final = re.compile(r"(?<![0-9])([0-9]{1,15})\Z")
 _POINT: Final = re.compile(rb'\{"step": ?([0-9]{1,15})[,}]')
+
+
+class GivenUpError(Exception):
+    """Nobody waits for the answer any more."""
 
 
 class NotGoodError(Exception):
@@ -63,22 +69,33 @@ def config_of(recipe: str, params: Mapping[str, Any]) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
+def is_plain(name: str) -> bool:
+    """Whether a folder of this name can be a checkpoint: one that can be shown and asked for."""
+    return name.isprintable() and name[:1] not in ("", ".") and not re.search(r"[/\\]|\.\.", name)
+
+
 def step_of(name: str) -> int | None:
     """500, of `step-00000500` and `checkpoint-500`."""
     found = _STEP.search(name)
     return int(found[1]) if found else None
 
 
-def choose(paths: RunPaths, config: str) -> Choice:
+def choose(paths: RunPaths, config: str, give_up: GiveUp = lambda: False) -> Choice:
     """The newest checkpoint of a run that is whole and of this configuration.
 
-    Each file that a marker names is read: a byte that was flipped is found. Takes about a second
+    Each file that a marker names is read: a byte that was flipped is found. Takes about two seconds
     for a gigabyte.
+
+    Args:
+        give_up: asked at every megabyte.
+
+    Raises:
+        GivenUpError: it said so.
     """
     passed_over: list[str] = []
     for name, step in _newest_first(paths):
         try:
-            _verify(paths, name, config)
+            _verify(paths, name, config, give_up)
         except NotGoodError as error:
             if len(passed_over) < MAX_REASONS:
                 passed_over.append(f"{name} was not used: {error}.")
@@ -139,13 +156,13 @@ def _newest_first(paths: RunPaths) -> list[tuple[str, int]]:
     found = []
     for entry, status in _entries(paths.folder, paths.checkpoints.name):
         step = step_of(entry)
-        if stat.S_ISDIR(status.st_mode) and step is not None and not entry.startswith("."):
+        if stat.S_ISDIR(status.st_mode) and step is not None and is_plain(entry):
             found.append((step, status.st_mtime_ns, entry))
     return [(name, step) for step, _, name in sorted(found, reverse=True)]
 
 
-def _verify(paths: RunPaths, name: str, config: str) -> None:
-    """Raises NotGoodError."""
+def _verify(paths: RunPaths, name: str, config: str, give_up: GiveUp) -> None:
+    """Raises NotGoodError, GivenUpError."""
     below = f"{paths.checkpoints.name}/{name}"
     try:
         with _opened(paths, f"{below}/{COMPLETE}") as file:
@@ -161,9 +178,9 @@ def _verify(paths: RunPaths, name: str, config: str) -> None:
         raise NotGoodError("it was saved with other parameters")
     files = marker["files"]
     for file_name, facts in files.items():
-        _verify_file(paths, below, file_name, facts["bytes"])
+        _verify_file(paths, below, file_name, facts["bytes"], None, give_up)
     for file_name, facts in files.items():
-        _verify_file(paths, below, file_name, facts["bytes"], facts["sha256"])
+        _verify_file(paths, below, file_name, facts["bytes"], facts["sha256"], give_up)
 
 
 def _marker(content: bytes) -> dict[str, Any] | None:
@@ -188,24 +205,35 @@ def _marker(content: bytes) -> dict[str, Any] | None:
 
 
 def _verify_file(
-    paths: RunPaths, below: str, name: str, size: int, sha256: str | None = None
+    paths: RunPaths, below: str, name: str, size: int, sha256: str | None, give_up: GiveUp
 ) -> None:
-    """Raises NotGoodError: a file is not as long as it was, or holds something else."""
+    """Raises NotGoodError: a file is not as long as it was, or holds something else. Without its
+    hash only the length is looked at."""
     shown = repr(name[:100])
     try:
         with _opened(paths, f"{below}/{name}") as file:
             found = os.fstat(file.fileno()).st_size
             if found != size:
                 raise NotGoodError(f"{shown} has {found:,} bytes and was saved with {size:,}")
-            if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            if sha256 is not None and _hash_of(file, give_up) != sha256:
                 raise NotGoodError(f"{shown} is not what was saved: its bytes have changed")
     except OSError as error:
         raise NotGoodError(f"{shown} cannot be read ({error.strerror})") from None
 
 
+def _hash_of(file: FileIO, give_up: GiveUp) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        if give_up():
+            raise GivenUpError
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
 def _opened(paths: RunPaths, name: str) -> FileIO:
     """A regular file of the run folder. Raises OSError."""
-    file = FileIO(name, "rb", opener=lambda _, flags: open_below(paths.folder, name, flags))
+    # By its descriptor: a marker may name what no path can be.
+    file = FileIO(open_below(paths.folder, name, os.O_RDONLY), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(0, "it is no regular file")

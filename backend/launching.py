@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from backend.checkpoints import Good, carry_curve, choose, config_of, set_aside_curve
+from backend.checkpoints import GiveUp, Good, carry_curve, choose, config_of, set_aside_curve
 from backend.models import Job
 from backend.paths import RunPaths
 from backend.processes import CouldNotStartError, LaunchSpec, Mark
@@ -31,20 +31,29 @@ class Begin:
 
 
 def prepare(
-    job: Job, paths: RunPaths, devices: Sequence[int], mark: Mark, store: Store
+    job: Job,
+    paths: RunPaths,
+    devices: Sequence[int],
+    mark: Mark,
+    store: Store,
+    give_up: GiveUp = lambda: False,
 ) -> tuple[LaunchSpec, Begin]:
     """Make the run folder, with the curve up to the place where the job begins, and spec.json.
+
+    Args:
+        give_up: asked while checkpoints are looked through, which may take minutes.
 
     Raises:
         OSError: the run folder cannot be written.
         CouldNotStartError: it is a link.
+        GivenUpError: `give_up` said so.
     """
     paths.folder.mkdir(parents=True, exist_ok=True)
     if paths.folder.is_symlink():
         raise CouldNotStartError(f"The run folder {str(paths.folder)!r} is a link.")
     paths.checkpoints.mkdir(exist_ok=True)
     paths.stop.unlink(missing_ok=True)  # of a life before a pause
-    begin = _begin(job, paths, store)
+    begin = _begin(job, paths, store, give_up)
     return _spec(job, paths, devices, mark, begin.checkpoint), begin
 
 
@@ -56,15 +65,15 @@ def source_folders(job: Job) -> Sequence[Path]:
     return [Path(command.folder), *(Path(word).parent for word in command.argv[:1])]
 
 
-def _begin(job: Job, paths: RunPaths, store: Store) -> Begin:
+def _begin(job: Job, paths: RunPaths, store: Store, give_up: GiveUp) -> Begin:
     """Find the checkpoint that a job goes on from, its own or of a job that it continues, and have
-    its curve go on there. Raises OSError."""
+    its curve go on there. Raises OSError, GivenUpError."""
     if job.paused_at is None and job.continues_id is None:
         return Begin()
     config = config_of(job.recipe, job.params)
     passed_over: list[str] = []
     for source in _sources(job, paths, store):
-        choice = choose(source, config)
+        choice = choose(source, config, give_up)
         passed_over += choice.passed_over
         if choice.good is not None:
             carry_curve(source, paths, choice.good.step)

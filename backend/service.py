@@ -302,7 +302,13 @@ class Service:
             job = self._job(job_id)
             if job.status in (JobStatus.QUEUED, JobStatus.PAUSED):
                 told = "Cancelled while it waited" if job.started_at else _NEVER_STARTED
-                if self._store.change(job_id, job.status, JobStatus.CANCELLED, told):
+                if self._store.change(
+                    job_id,
+                    job.status,
+                    JobStatus.CANCELLED,
+                    told,
+                    paused_seconds=_paused_seconds(job),
+                ):
                     return True
                 continue  # it was claimed, or resumed, in this instant
             if job.status is not JobStatus.RUNNING:
@@ -338,8 +344,7 @@ class Service:
         job = self._job(job_id)
         if job.status is not JobStatus.RUNNING or job.requested is RequestKind.CANCELLING:
             return False
-        if job.requested is None:
-            self._store.request(job_id, RequestKind.PAUSING, "Pause was asked for")
+        if self._store.request(job_id, RequestKind.PAUSING, "Pause was asked for"):
             self._pool.pause(job_id)
         job = self._job(job_id)
         return job.requested is RequestKind.PAUSING or job.status is JobStatus.PAUSED
@@ -691,10 +696,10 @@ class Service:
         supervisor = self._pool.supervisor(job.id)
         live = supervisor.live() if supervisor else None
         reading = (live.reading if live else None) or Reading.from_summary(job.progress)
-        peaks = [
-            row.peak_bytes for row in self._store.cleanups(job.id, MAX_FILES) if row.peak_bytes
-        ]
-        peak = (live.peak_bytes if live else None) or sum(peaks) or None
+        peaks: dict[str, int] = {}  # it has a cleanup for each of its lives
+        for row in self._store.cleanups(job.id, MAX_FILES):
+            peaks[row.device] = max(row.peak_bytes or 0, peaks.get(row.device, 0))
+        peak = max((live.peak_bytes if live else None) or 0, sum(peaks.values())) or None
         found = analytics.analyse(job.id, curve, reading, _elapsed_seconds(job), peak)
         mask = mask_of(job.env)
         phases = [replace(p, phase=mask.text(p.phase, MAX_TEXT)) for p in found.phases]
@@ -722,7 +727,9 @@ class Service:
         if job.failure_kind is FailureKind.TIMEOUT:
             silent = job.timeout_seconds
         worked = (elapsed or 0.0) - silent  # the rate of the time before it fell silent
-        rate = reading.steps_per_second or (step / worked if step and worked > 1 else None)
+        rate = reading.steps_per_second
+        if rate is None and step and worked > 1 and job.continues_id is None:
+            rate = step / worked  # else some of its steps were another job's
         remaining = reading.remaining_seconds
         if remaining is None and rate and step is not None and total:
             remaining = max(0.0, (total - step) / rate)
@@ -758,7 +765,7 @@ class Service:
             started_at=job.started_at,
             finished_at=job.finished_at,
             parent_id=job.parent_id,
-            checkpoint=reading.checkpoint or job.checkpoint,
+            checkpoint=reading.checkpoint or (job.checkpoint and mask.text(job.checkpoint)),
             best_eval_loss=reading.best_eval_loss,
             best_step=reading.best_step,
             steps_per_second=rate,
@@ -809,6 +816,13 @@ class Service:
 def _is_id(job_id: int) -> bool:
     """SQLite has no larger numbers, and refuses them with an error of its own."""
     return 0 < job_id < 2**63
+
+
+def _paused_seconds(job: Job) -> float:
+    """How long it did not run between its first start and now."""
+    if job.paused_at is None or not job.has_lived:
+        return job.paused_seconds
+    return job.paused_seconds + max(0.0, (utc_now() - job.paused_at).total_seconds())
 
 
 def _elapsed_seconds(job: Job) -> float | None:

@@ -371,8 +371,11 @@ class Store:
         if unless is not None:
             statement = statement.where(col(Job.requested).is_distinct_from(unless))
         with self._write() as session:
+            asked = session.exec(select(Job.requested).where(col(Job.id) == job_id)).first()
             if session.execute(statement).rowcount != 1:  # type: ignore[attr-defined]
                 return False
+            if asked is RequestKind.CANCELLING:
+                retry = None  # whoever cancels a job does not want another
             session.add(
                 Event(job_id=job_id, at=at, from_status=old, to_status=new, message=message)
             )

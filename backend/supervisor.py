@@ -13,6 +13,7 @@ from typing import Any, Final
 import psutil
 
 from backend import diagnosis, hang, launching, log
+from backend.checkpoints import GivenUpError
 from backend.curve import Point
 from backend.diagnosis import ExitRecord, Verdict
 from backend.gpu import JobMeter, Measurement, MemorySource, empty_cache
@@ -65,6 +66,10 @@ RETRY_WAIT_SECONDS: Final = 10.0
 """Before the first automatic retry; doubled before each further one."""
 
 _ENDING_SIGNALS: Final = (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+class CannotResumeError(Exception):
+    """A paused job cannot be started now; the message is a sentence that says why."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,9 @@ class Supervisor:
         self._leader = leader
         self._meter = JobMeter(around.source, self.devices, job.memory if leader else None)
         self._mask = mask_of(job.env)
-        self._reader = ProgressReader(paths.progress, paths.seen, mask=self._mask)
+        # What an earlier life has seen is cut before the launch, and must not be written back.
+        seen = paths.seen if leader else None
+        self._reader = ProgressReader(paths.progress, seen, mask=self._mask)
         self._looking = threading.Lock()
         self._unticked = False
         """`look` saw progress, and the clock has not been told: that is the next tick's."""
@@ -144,6 +151,7 @@ class Supervisor:
         self._stacks_taken = False
         self._record: ExitRecord | None = None
         self._checkpoint = job.checkpoint
+        self._notice: str | None = None
         kills = KillCounts.from_json(job.memory.get("kills")) if leader else None
         self._kills = KillWatch(kills)
         self._memory_kill = MemoryKill.NO
@@ -153,8 +161,6 @@ class Supervisor:
         self._detach = threading.Event()
         self._pausing = threading.Event()
         self._pause: Pause | None = None
-        self._was_asked_to_pause = False
-        """In this life of the job; a pause that was withdrawn may have been obeyed all the same."""
         if job.requested == RequestKind.CANCELLING:
             self._cancel.set()
         if job.requested == RequestKind.PAUSING:
@@ -171,7 +177,6 @@ class Supervisor:
 
     def pause(self) -> None:
         """Ask the job to save and to end, so that it can be resumed. One that does not goes on."""
-        self._was_asked_to_pause = True
         self._pausing.set()
         self._wake.set()
 
@@ -241,12 +246,8 @@ class Supervisor:
             if self._cancel.is_set():
                 self._finish(diagnosis.CANCELLED)
                 return
-            try:
-                self._leader = self._launch()
-            except CouldNotStartError as error:
-                self._finish(
-                    diagnosis.failed(FailureKind.COULD_NOT_START, str(error), mask=self._mask)
-                )
+            self._leader = self._begin()
+            if self._leader is None:
                 return
         elif self._leader.id.pid == 0 and self._runs_elsewhere():
             self._leader = None  # there is nothing of it to end or to measure here
@@ -309,7 +310,9 @@ class Supervisor:
         try:
             if self._pause is None:
                 self._pause = Pause(self._paths, self._settings.pause_grace_seconds, now)
-                self._pause.tell(leader, reading)
+            self._pause.tell(leader, reading)
+            if self._pause.saves(now, reading):
+                self._stall.progressed(now)
             goes_on = self._pause.why_not(now, reading)
             if goes_on is None:
                 return
@@ -327,24 +330,58 @@ class Supervisor:
             )
             self._pausing.set()
 
-    def _launch(self) -> Leader:
+    def _begin(self) -> Leader | None:
+        """Start the job; None where that was not to be, and its verdict is written, or this server
+        closes before that, and the next one starts it."""
+        try:
+            spec = self._prepare()
+            if not self._gives_up():
+                return self._launch(spec)
+        except GivenUpError:
+            pass
+        except CannotResumeError as error:
+            self._notice = self._mask.text(f"It was not resumed: {error}")
+            self._finish(Verdict(JobStatus.PAUSED))
+            return None
+        except CouldNotStartError as error:
+            self._finish(diagnosis.failed(FailureKind.COULD_NOT_START, str(error), mask=self._mask))
+            return None
+        if self._cancel.is_set():
+            self._finish(diagnosis.CANCELLED)
+        return None
+
+    def _gives_up(self) -> bool:
+        return self._cancel.is_set() or self._detach.is_set()
+
+    def _prepare(self) -> LaunchSpec:
+        """Raises CouldNotStartError, CannotResumeError, GivenUpError."""
         if len(self.devices) < self._job.gpus:
             needs = f"{self._job.gpus} GPU" + ("s" if self._job.gpus > 1 else "")
             raise CouldNotStartError(f"It needs {needs}, and this machine has fewer now.")
         try:
             spec, begin = launching.prepare(
-                self._job, self._paths, self.devices, self._mark, self._store
+                self._job, self._paths, self.devices, self._mark, self._store, self._gives_up
             )
-        except OSError as error:
-            raise CouldNotStartError(f"The run folder cannot be written: {error}.") from error
+        except (OSError, ValueError) as error:
+            what = f"The run folder cannot be written: {error}."
+            if self._job.paused_at is not None:
+                raise CannotResumeError(what) from error  # there may be room again tomorrow
+            raise CouldNotStartError(what) from error
         notes = [self._mask.text(note) for note in begin.notes]
         for note in notes:
             self._store.try_to_note(self.job_id, note)
+        self._notice = " ".join(notes) or None
+        self._checkpoint = begin.checkpoint.name if begin.checkpoint else None
         if begin.checkpoint is not None:
-            self._checkpoint = begin.checkpoint.name
             self._store.try_to_note(self.job_id, f"Goes on from {begin.checkpoint.name}")
+        else:
+            self._before = None  # of a life whose steps are made anew
         # What an earlier life left has been cut to the place where this one begins.
         self._reader = ProgressReader(self._paths.progress, self._paths.seen, mask=self._mask)
+        return spec
+
+    def _launch(self, spec: LaunchSpec) -> Leader:
+        """Raises CouldNotStartError."""
         self._kills.look()
         leader = self._launcher(spec)
         self._stall = self._new_stall_clock()
@@ -353,9 +390,10 @@ class Supervisor:
             pid=leader.id.pid,
             process_start=leader.id.started,
             memory=self._memory(),
-            notice=" ".join(notes) or None,
+            notice=self._notice,
             checkpoint=self._checkpoint,
         )
+        self._notice = None
         return leader
 
     def _end_by_itself(self, leader: Leader) -> None:
@@ -366,7 +404,7 @@ class Supervisor:
         code = leader.exit_code()
         self._memory_kill = self._judge_kill(record, code)
         verdict = diagnosis.verdict_of(record, code, self._memory_kill)
-        if self._was_asked_to_pause and has_obeyed(record, code, self._reader.reading):
+        if has_obeyed(self._paths, record, code, self._reader.reading):
             verdict = Verdict(JobStatus.PAUSED, finished_at=verdict.finished_at)
         asked = self._job.requested == RequestKind.CANCELLING  # by an earlier server, which died
         if asked and record is not None and record.signal in _ENDING_SIGNALS:
@@ -584,7 +622,12 @@ class Supervisor:
             "checkpoint": self._newest_checkpoint(),
         }
         if verdict.status is JobStatus.PAUSED:
-            values |= {"paused_at": ended_at or utc_now(), "pid": None, "process_start": None}
+            values |= {
+                "paused_at": ended_at or utc_now(),
+                "notice": self._notice,
+                **dict.fromkeys(("pid", "process_start")),
+                "memory": {},
+            }
         elif ended_at is not None:
             values["finished_at"] = ended_at
         return values
@@ -593,6 +636,8 @@ class Supervisor:
         """The job that is queued in the place of this one, if it was submitted so."""
         job = self._job
         if verdict.kind not in RETRIED or job.retry_number >= job.max_retries:
+            return None
+        if self._cancel.is_set() or verdict.error == ELSEWHERE:
             return None
         wait_seconds = min(RETRY_WAIT_SECONDS * 2.0**job.retry_number, MAX_RETRY_WAIT_SECONDS)
         return Job(

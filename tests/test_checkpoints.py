@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend import checkpoints
 from backend.checkpoints import (
     COMPLETE,
+    GivenUpError,
     carry_curve,
     choose,
     config_of,
@@ -118,6 +120,13 @@ def lead_away(folder: Path) -> None:
     marker.write_text(json.dumps(document))
 
 
+def name_what_no_file_can_be(folder: Path) -> None:
+    marker = folder / COMPLETE
+    document = json.loads(marker.read_text())
+    document["files"]["a\0b"] = document["files"]["\ud800"] = {"bytes": 1, "sha256": ""}
+    marker.write_text(json.dumps(document))
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -127,6 +136,10 @@ def lead_away(folder: Path) -> None:
         (unmark, "it was not saved to its end"),
         (link, "'model.pt' cannot be read (Too many levels of symbolic links)"),
         (halve, "its marker is damaged"),
+        (
+            name_what_no_file_can_be,
+            r"'a\x00b' cannot be read (no name of a file in this folder)",
+        ),
         (lead_away, "'../../../secret' cannot be read (no name of a file in this folder)"),
     ],
 )
@@ -178,9 +191,20 @@ def test_what_is_being_saved_and_what_has_no_step_is_left_alone(
     for name in (".step-00000009.tmp", "best", "latest"):
         (paths.checkpoints / name).mkdir()
         (paths.checkpoints / name / COMPLETE).touch()
+    (paths.checkpoints / os.fsdecode(b"caf\xe9-5")).mkdir()
     (paths.checkpoints / "step-3").symlink_to(paths.checkpoints / "best")
     (paths.checkpoints / "step-4").write_text("a file")
     assert chosen(paths) == ("step-00000001", [])
+
+
+def test_looking_through_a_large_checkpoint_can_be_given_up(
+    paths: RunPaths, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(1000)
+    monkeypatch.setattr(checkpoints, "CHUNK_BYTES", 4)
+    answers = iter([False, False, True])
+    with pytest.raises(GivenUpError):
+        choose(paths, CONFIG, lambda: next(answers))
 
 
 def test_only_of_a_few_it_is_said_why(paths: RunPaths) -> None:

@@ -182,7 +182,10 @@ def test_a_paused_job_goes_on_as_if_it_had_never_stopped(
         "Goes on from step-00000020", "Completed",
     ]  # fmt: skip
     assert job.started_at == before.started_at
-    assert [row.reason for row in service.cleanups(job_id)] == ["ended", "paused"]
+    lives = service.cleanups(job_id)
+    assert [row.reason for row in lives] == ["ended", "paused"]
+    peaks = [row.peak_bytes or 0 for row in lives]
+    assert service.analytics(job_id).peak_memory_bytes == max(peaks), "not of both together"
 
 
 def test_a_job_may_be_paused_again_and_by_another_server(
@@ -392,6 +395,7 @@ def test_a_paused_job_can_be_cancelled(serve: Serve, trains: Script, resumed: bo
     service = serve(workers=1)
     job_id = began(service, trains(), step=20)
     pause(service, job_id)
+    ran = service.job(job_id).elapsed_seconds
     if resumed:
         began(service, trains(), step=20)
         service.resume(job_id)
@@ -400,6 +404,7 @@ def test_a_paused_job_can_be_cancelled(serve: Serve, trains: Script, resumed: bo
     assert (job.status, job.queue_position) == (JobStatus.CANCELLED, None)
     assert not service.resume(job_id)
     assert job.elapsed_seconds is not None
+    assert job.elapsed_seconds == pytest.approx(ran, abs=0.1), "it did not run since"
     assert messages(service, job_id)[-1] == "Cancelled while it waited"
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from backend import hang
+from backend import hang, launching, pausing
 from backend import store as store_module
 from backend import supervisor as supervisor_module
+from backend.checkpoints import GivenUpError
 from backend.gpu import HostSource
 from backend.models import FailureKind, Job, JobStatus, RequestKind, utc_now
 from backend.paths import RunPaths
@@ -873,13 +874,35 @@ def test_only_a_job_that_ended_because_it_was_asked_is_paused(
     assert watched.job.status is status
 
 
-def test_a_job_that_was_not_asked_to_pause_is_not_paused(watch: Watch) -> None:
+def test_a_job_that_saves_and_stops_because_somebody_else_asked_can_be_resumed(
+    watch: Watch,
+) -> None:
+    """Somebody sent its process a SIGTERM. That it is completed would not be true."""
     watched = watch()
     watched.report(step=8, status="stopping", can_pause=True)
     watched.look(1)
     watched.end(code=0)
     watched.look(2)
-    assert watched.job.status is JobStatus.COMPLETED
+    assert watched.job.status is JobStatus.PAUSED
+
+
+@pytest.mark.parametrize("ends", [{"code": 0}, {"code": None, "signal": 15}])
+@pytest.mark.parametrize("asked", ["in the instant of its end", "long before"])
+def test_a_job_that_gives_no_word_is_paused_only_while_that_is_asked(
+    watch: Watch, asked: str, ends: dict[str, Any]
+) -> None:
+    watched = watch(timeout_seconds=1000)
+    watched.report(step=8, can_pause=True)
+    watched.look(1)
+    if asked == "long before":
+        ask_to_pause(watched)
+        watched.look(2, 200)
+        assert watched.job.requested is None, "it was withdrawn"
+    watched.end(**ends)
+    if asked != "long before":
+        ask_to_pause(watched)
+    assert watched.look(201) == [True]
+    assert watched.job.status is not JobStatus.PAUSED
 
 
 @pytest.mark.parametrize("can_pause", [True, False])
@@ -922,6 +945,72 @@ def test_the_grace_stretches_while_a_checkpoint_grows(watch: Watch) -> None:
     assert watched.job.requested is None
 
 
+def test_a_job_that_saves_regularly_and_never_stops_is_let_go(watch: Watch) -> None:
+    watched = watch(timeout_seconds=100_000)
+    watched.report(step=8, can_pause=True, status="running")
+    ask_to_pause(watched)
+    for number in range(4):
+        (watched.paths.checkpoints / f"step-{number}").mkdir()
+        (watched.paths.checkpoints / f"step-{number}" / "model.pt").write_bytes(b"weights")
+        watched.look(number * 100)
+    assert watched.job.requested is None
+    assert "did not stop within 2 minutes" in (watched.job.notice or "")
+
+
+def test_no_pause_takes_for_ever(watch: Watch) -> None:
+    watched = watch(timeout_seconds=100_000)
+    watched.report(step=8, can_pause=True, status="stopping")
+    ask_to_pause(watched)
+    growing = watched.paths.checkpoints / ".step-9.tmp"
+    for hundred in range(36):
+        growing.write_bytes(bytes(hundred))
+        watched.look(hundred * 100)
+        assert watched.job.requested is RequestKind.PAUSING
+    growing.write_bytes(bytes(100))
+    watched.look(3700)
+    assert watched.job.requested is None
+
+
+def test_a_checkpoint_that_grows_for_a_pause_is_a_sign_of_life(watch: Watch) -> None:
+    watched = watch()
+    watched.report(step=8, can_pause=True, status="stopping")
+    ask_to_pause(watched)
+    growing = watched.paths.checkpoints / ".step-9.tmp"
+    for second in range(30):
+        growing.write_bytes(bytes(second))
+        assert watched.look(second) == [False]
+    assert watched.look(*range(30, 38)) == [False] * 8
+    assert watched.look(38, 39) == [False, True]
+    assert watched.job.failure_kind is FailureKind.TIMEOUT
+
+
+def test_a_signal_is_sent_once_and_only_after_the_script_has_said_so(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    script = ProcessRow(ProcessId(1002, "boot:2"), 1001, "S", 1)
+    monkeypatch.setattr(pausing, "script_of", lambda leader, rows: script)
+    monkeypatch.setattr(pausing, "catches", lambda pid, number: True)
+
+    def send(target: ProcessId, number: int, *, wake: bool) -> bool:
+        sent.append(target.pid)
+        return True
+
+    monkeypatch.setattr(pausing, "send_signal", send)
+    watched = watch()
+    ask_to_pause(watched)
+    watched.look(1)
+    watched.report(step=1, can_pause=True)
+    watched.look(2)
+    assert sent == []
+    watched.report(step=2, can_pause="sigterm")
+    watched.look(3, 4)
+    assert sent == [1002]
+    watched.supervisor = watched.adopt()
+    watched.look(5)
+    assert sent == [1002], "the earlier server may have sent it"
+
+
 def test_a_job_may_decline_with_a_reason(watch: Watch) -> None:
     watched = watch(env={"KEY": "hush-hush"})
     ask_to_pause(watched)
@@ -944,8 +1033,9 @@ def test_a_pause_that_was_withdrawn_and_obeyed_all_the_same_is_one(watch: Watch)
     watched.look(1, 200)
     assert watched.job.requested is None
     watched.end(code=0)
-    assert watched.look(201) == [True]
-    assert watched.job.status is JobStatus.PAUSED
+    watched.supervisor = watched.adopt()
+    assert watched.look(201) == [True], "a later server's is the same verdict"
+    assert (watched.job.status, watched.job.notice) == (JobStatus.PAUSED, None)
 
 
 def test_a_cancel_ends_a_job_that_was_asked_to_pause(watch: Watch) -> None:
@@ -1012,6 +1102,76 @@ def test_a_pause_that_cannot_be_told_is_withdrawn(watch: Watch) -> None:
     assert "It was not paused: stop.json cannot be written" in (watched.job.notice or "")
 
 
+# A life after a pause
+
+
+def resumed(watched: Watched) -> None:
+    """As if it had been paused, and claimed again."""
+    then = utc_now()
+    store, job_id = watched.store, watched.job_id
+    store.change(job_id, JobStatus.RUNNING, JobStatus.PAUSED, "Paused", paused_at=then)
+    store.change(job_id, JobStatus.PAUSED, JobStatus.QUEUED, "Resume was asked for")
+    store.change(job_id, JobStatus.QUEUED, JobStatus.RUNNING, "Resumed", resumed_at=utc_now())
+
+
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_a_job_is_not_started_any_more_once_its_checkpoints_are_not_waited_for(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    watched = watch()
+    resumed(watched)
+    supervisor = watched.launch_with(lambda spec: pytest.fail("It was launched."))
+
+    def choose(paths: RunPaths, config: str, give_up: Callable[[], bool]) -> object:
+        assert not give_up()
+        _ = supervisor.cancel() if end == "cancel" else supervisor.detach()
+        assert give_up()
+        raise GivenUpError
+
+    monkeypatch.setattr(launching, "choose", choose)
+    supervisor.run()
+    expected = JobStatus.CANCELLED if end == "cancel" else JobStatus.RUNNING
+    assert watched.job.status is expected, "the next server begins what this one has not"
+
+
+def test_a_paused_job_that_cannot_be_started_stays_paused_and_says_why(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch()
+    resumed(watched)
+
+    def no_room(*_: object) -> object:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(launching, "choose", no_room)
+    watched.launch_with(lambda spec: pytest.fail("It was launched.")).run()
+    job = watched.job
+    assert (job.status, job.finished_at) == (JobStatus.PAUSED, None)
+    assert "It was not resumed: The run folder cannot be written" in (job.notice or "")
+    assert "No space left on device" in (job.notice or "")
+
+
+def test_what_an_earlier_life_left_is_no_word_of_this_one(watch: Watch) -> None:
+    watched = watch()
+    watched.report(step=8, status="finished", can_pause=True)
+    watched.end(code=0, finished_at=utc_now().isoformat())
+    watched.leader.code = None
+    watched.store.update_running(watched.job_id, progress={"current_step": 8}, checkpoint="step-8")
+    resumed(watched)
+
+    def launch(spec: LaunchSpec) -> FakeLeader:
+        watched.leader.code = 3
+        return watched.leader
+
+    watched.launch_with(launch).run()
+    job = watched.job
+    assert (job.status, job.error) == (JobStatus.FAILED, "The process exited with code 3.")
+    assert (job.progress, job.checkpoint) == ({}, None), "it began anew"
+    failure = watched.store.failure(watched.job_id)
+    assert failure is not None
+    assert failure.last_step is None
+
+
 # Automatic retries
 
 
@@ -1028,6 +1188,20 @@ def test_a_failure_queues_its_retry_in_the_same_change(watch: Watch) -> None:
     assert 19 < (retry.starts_after - before).total_seconds() < 60
     assert watched.store.next_queued() is None, "it waits"
     assert f"Will be retried automatically, as job {retry.id}" in watched.messages()
+
+
+def test_a_job_whose_cancel_came_too_late_is_not_retried(watch: Watch) -> None:
+    watched = watch(max_retries=3)
+    ask = watched.leader.ask_to_stop
+
+    def cancel_in_its_grace() -> None:
+        watched.store.request(watched.job_id, RequestKind.CANCELLING, "Cancel was asked for")
+        ask()
+
+    watched.leader.ask_to_stop = cancel_in_its_grace  # type: ignore[method-assign]
+    watched.look(*range(1, 11))
+    assert watched.job.failure_kind is FailureKind.TIMEOUT
+    assert watched.store.live_child(watched.job_id) is None
 
 
 @pytest.mark.parametrize(
