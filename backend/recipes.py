@@ -49,6 +49,12 @@ class TorchParams(Params):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where to compute; auto takes a GPU if the job has one."
     )
+    save_every: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
+        default=1000, description="Steps between two checkpoints; the best one is saved as well."
+    )
+    keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=2, description="Newest checkpoints that are kept, beside the best one."
+    )
 
 
 class DigitsParams(TorchParams):

@@ -94,7 +94,9 @@ def test_digits_logs_and_leaves_what_it_should(tmp_path: Path) -> None:
     assert {"train_loss", "eval_loss", "learning_rate", "grad_norm"} <= job.progress.keys()
     assert "Warning" not in job.log
     folder = job.paths.checkpoints / "step-00000012"
-    assert sorted(p.name for p in folder.iterdir()) == ["COMPLETE", "model.pt", "params.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "COMPLETE", "model.pt", "params.json", "training.pt",
+    ]  # fmt: skip
     assert list(job.paths.checkpoints.iterdir()) == [folder]
     params = DigitsParams.model_validate_json((folder / "params.json").read_text())
     assert params.batch_size == 128
@@ -202,15 +204,26 @@ def test_a_wrong_option_is_named() -> None:
 
 
 def test_a_request_to_stop_ends_a_recipe_cleanly(tmp_path: Path, text: Path) -> None:
-    RunPaths(tmp_path).stop.write_text("{}")
-    for params in (
-        DigitsParams(device="cpu"),
-        CharLmParams(**TINY, text_path=text, device="cpu"),
-    ):
-        job = train(params, tmp_path)
+    for name, params in {
+        "digits": DigitsParams(device="cpu"),
+        "char_lm": CharLmParams(**TINY, text_path=text, device="cpu"),
+    }.items():
+        (tmp_path / name).mkdir()
+        RunPaths(tmp_path / name).stop.write_text("{}")
+        job = train(params, tmp_path / name)
         assert job.code == 0, job.log
         assert "Asked to stop" in job.log
-        assert job.progress["status"] == "running"
+        assert job.progress["status"] == "stopping"
+        assert job.progress["can_pause"] is True
+
+
+def test_a_recipe_runs_outside_a_job_and_says_that_it_saves_nothing() -> None:
+    job = subprocess.run(
+        [sys.executable, "-m", "backend.training.recipes.digits", "--epochs", "2"],
+        cwd=PROJECT, capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
+    )  # fmt: skip
+    assert job.returncode == 0, job.stderr
+    assert job.stdout.count("Nothing is saved: SIGNALBOX_CHECKPOINT_DIR names no folder") == 1
 
 
 @pytest.mark.parametrize("example", ["polynomial", "no_import"])

@@ -4,9 +4,11 @@
 
 Without a text it reads the source of Python's own standard library. The last tenth of the text is
 held out; at each evaluation a sample of what the model writes goes to the log. `--help` lists all
-parameters.
+parameters. It saves in the folder SIGNALBOX_CHECKPOINT_DIR, and goes on from SIGNALBOX_RESUME_FROM,
+a folder in there.
 """
 
+import hashlib
 import math
 import sys
 import sysconfig
@@ -19,12 +21,8 @@ from torch import Tensor, nn
 
 from backend.recipes import CharLmParams
 from backend.training import signalbox
-from backend.training.recipes.lifecycle import (
-    device_for,
-    params_from_command_line,
-    save_weights,
-    set_seeds,
-)
+from backend.training.recipes.checkpoints import Checkpoints, Training
+from backend.training.recipes.lifecycle import device_for, params_from_command_line, set_seeds
 
 VOCABULARY = 256  # every byte is a token
 MAX_TEXT_BYTES = 4 * 2**20
@@ -179,13 +177,22 @@ def main(params: CharLmParams) -> None:
     model = Gpt(params).to(device)
     optimizer = build_optimizer(model, params)
     random_starts = torch.Generator().manual_seed(params.seed)
+    training = Training(
+        model,
+        optimizer,
+        hashlib.sha256(text).hexdigest(),
+        generators={"starts": random_starts},
+    )
     weights = sum(p.numel() for p in model.parameters())
     print(f"{len(train):,} bytes, {len(held_out):,} held out; {weights:,} weights on {device}.")
 
-    step = 0
     began = time.perf_counter()
     with signalbox.start(params.steps, samples_per_step=params.batch_size) as run:
-        while step < params.steps and not run.should_stop:
+        checkpoints = Checkpoints(run, params, training)
+        step = checkpoints.resume()
+        while step < params.steps:
+            if run.should_stop and checkpoints.stop():
+                return
             step += 1
             learning_rate = learning_rate_at(step, params)
             for group in optimizer.param_groups:
@@ -198,6 +205,7 @@ def main(params: CharLmParams) -> None:
             epoch = step * params.batch_size * params.context / len(train)
             run.log(step, epoch, train_loss=loss, learning_rate=learning_rate, grad_norm=grad_norm)
 
+            eval_loss = None
             if step % params.eval_every == 0 or step == params.steps:
                 run.phase("evaluating")
                 eval_loss = evaluate(model, held_out, params)
@@ -210,11 +218,8 @@ def main(params: CharLmParams) -> None:
                 sample = write(model, held_out[: params.context // 2], params.sample_bytes)
                 print("    | " + "\n    | ".join(sample.splitlines()), flush=True)
                 run.phase("training")
-
-        if step < params.steps:
-            print(f"Asked to stop after step {step}.")
-        run.phase("saving")
-        save_weights(run.checkpoint_dir, step, model, params)
+            checkpoints.after(step, eval_loss)
+        checkpoints.finish()
 
 
 if __name__ == "__main__":

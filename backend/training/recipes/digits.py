@@ -3,11 +3,13 @@
     python -m backend.training.recipes.digits --epochs 5
 
 1,797 images of 8×8 pixels, of which 360 are held out; on two CPU cores the default run takes well
-under a minute. `--help` lists all parameters.
+under a minute. `--help` lists all parameters. It saves in the folder SIGNALBOX_CHECKPOINT_DIR, and
+goes on from SIGNALBOX_RESUME_FROM, a folder in there.
 """
 
 import csv
 import gzip
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,8 @@ from torch import Tensor, nn
 
 from backend.recipes import DigitsParams
 from backend.training import signalbox
-from backend.training.recipes.lifecycle import (
-    device_for,
-    params_from_command_line,
-    save_weights,
-    set_seeds,
-)
+from backend.training.recipes.checkpoints import Checkpoints, Training
+from backend.training.recipes.lifecycle import device_for, params_from_command_line, set_seeds
 
 DATA = Path(__file__).parent / "data" / "digits.csv.gz"
 HELD_OUT = 360
@@ -95,46 +93,49 @@ def main(params: DigitsParams) -> None:
     total_steps = params.epochs * steps_per_epoch
     # From the peak down to zero: late steps settle what the early ones found.
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total_steps)
+    data = hashlib.sha256(DATA.read_bytes()).hexdigest()
+    training = Training(model, optimizer, data, schedule)
     weights = sum(p.numel() for p in model.parameters())
     print(f"{len(train)} images, {len(held_out)} held out; {weights:,} weights on {device}.")
 
-    step = 0
     with signalbox.start(total_steps, params.epochs, params.batch_size) as run:
-        for epoch in range(1, params.epochs + 1):
-            run.phase("training")
-            order = torch.randperm(len(train)).to(device)
-            for batch in torch.split(order, params.batch_size):
-                images = train.take(batch)
-                loss = F.cross_entropy(model(images.pixels), images.digits)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                grad_norm = nn.utils.get_total_norm(
-                    [p.grad for p in model.parameters() if p.grad is not None]
-                )
-                learning_rate = schedule.get_last_lr()[0]
-                optimizer.step()
-                schedule.step()
-                step += 1
-                run.log(
-                    step, epoch, train_loss=loss, learning_rate=learning_rate, grad_norm=grad_norm
-                )
-                if run.should_stop:
-                    break
-
-            run.phase("evaluating")
-            eval_loss, accuracy = evaluate(model, held_out)
-            run.log(step, epoch, eval_loss=eval_loss, eval_accuracy=accuracy)
-            print(
-                f"epoch {epoch:3d}/{params.epochs}  step {step:5d}  train loss {loss.item():.4f}  "
-                f"held-out loss {eval_loss:.4f}  accuracy {accuracy:.2%}",
-                flush=True,
+        checkpoints = Checkpoints(run, params, training)
+        step = checkpoints.resume()
+        while step < total_steps:
+            if run.should_stop and checkpoints.stop():
+                return
+            epoch, position = 1 + step // steps_per_epoch, step % steps_per_epoch
+            if position == 0:  # else it is the order of the epoch that was left in the middle
+                training.place["order"] = torch.randperm(len(train))
+            order = training.place["order"]
+            batch = order[position * params.batch_size : (position + 1) * params.batch_size]
+            images = train.take(batch.to(device))
+            loss = F.cross_entropy(model(images.pixels), images.digits)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            grad_norm = nn.utils.get_total_norm(
+                [p.grad for p in model.parameters() if p.grad is not None]
             )
-            if run.should_stop:
-                print("Asked to stop.")
-                break
+            learning_rate = schedule.get_last_lr()[0]
+            optimizer.step()
+            schedule.step()
+            step += 1
+            run.log(step, epoch, train_loss=loss, learning_rate=learning_rate, grad_norm=grad_norm)
 
-        run.phase("saving")
-        save_weights(run.checkpoint_dir, step, model, params)
+            eval_loss = None
+            if step % steps_per_epoch == 0:
+                run.phase("evaluating")
+                eval_loss, accuracy = evaluate(model, held_out)
+                run.log(step, epoch, eval_loss=eval_loss, eval_accuracy=accuracy)
+                print(
+                    f"epoch {epoch:3d}/{params.epochs}  step {step:5d}  "
+                    f"train loss {loss.item():.4f}  held-out loss {eval_loss:.4f}  "
+                    f"accuracy {accuracy:.2%}",
+                    flush=True,
+                )
+                run.phase("training")
+            checkpoints.after(step, eval_loss)
+        checkpoints.finish()
 
 
 if __name__ == "__main__":

@@ -1,21 +1,14 @@
-"""What the recipes do alike before their first step and after their last."""
+"""What the recipes do alike before their first step: parameters, device, random numbers."""
 
 import argparse
-import json
-import os
 import random
 import sys
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
-from torch import nn
 
 from backend.recipes import TorchParams
-
-COMPLETE = "COMPLETE"
-"""The file that is written last into a checkpoint folder; without it the folder does not count."""
 
 P = TypeVar("P", bound=TorchParams)
 
@@ -51,16 +44,16 @@ def set_seeds(seed: int, device: torch.device) -> None:
         torch.use_deterministic_algorithms(True)
 
 
-def save_weights(checkpoints: Path | None, step: int, model: nn.Module, params: P) -> None:
-    """Write `step-00000500/` with the weights and the parameters; outside a job, nothing."""
-    if checkpoints is None:
-        print("The weights are not kept: SIGNALBOX_CHECKPOINT_DIR names no folder for them.")
-        return
-    folder = checkpoints / f"step-{step:08d}"
-    temporary = checkpoints / f".{folder.name}.{os.getpid()}.tmp"
-    temporary.mkdir(parents=True)
-    torch.save(model.state_dict(), temporary / "model.pt")
-    (temporary / "params.json").write_text(json.dumps(params.model_dump(mode="json"), indent=2))
-    temporary.rename(folder)
-    (folder / COMPLETE).touch()
-    print(f"Weights saved in {folder}.")
+def random_states() -> dict[str, Any]:
+    """Where Python's and torch's random numbers stand, those of every CUDA device in use too."""
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if in_use else []
+    return {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Go on from what `random_states` gave; a device that is not here any more is left out."""
+    random.setstate(states["python"])
+    torch.set_rng_state(states["torch"])
+    for index, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state, index)
