@@ -9,7 +9,7 @@ import streamlit as st
 from backend import runtime
 from backend.models import FailureKind, JobStatus
 from backend.views import FailureView
-from pages.parts import bars, cards, details, formats, trouble
+from pages.parts import bars, buttons, cards, details, failure, formats, trouble
 from pages.parts.live import watch
 
 DAYS = 14
@@ -60,25 +60,27 @@ def figures() -> None:
     )
 
 
-def card(failure: FailureView) -> None:
+def card(failed: FailureView) -> None:
     """One failure, all of it."""
-    job = failure.job
-    lamp = cards.kind_lamp(failure.kind)
+    job = failed.job
+    lamp = cards.kind_lamp(failed.kind)
     with st.container(border=True, key=f"failure-{job.job_id}", gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.badge(formats.KIND_WORDS[failure.kind], icon=lamp.icon, color=lamp.color)
+            st.badge(formats.KIND_WORDS[failed.kind], icon=lamp.icon, color=lamp.color)
             with st.container(width="stretch"):
                 cards.job_link(job)
-            cards.retry_button(job.job_id, "failures")
+            buttons.retry_from_button(job, "failures")
+            buttons.retry_button(job, "failures")
         trouble.said(f"failures-{job.job_id}")
-        details.told(failure, f"{formats.ago(failure.at)}, {cards.when(failure.at)}")
+        failure.non_finite(failed.detail.non_finite)
+        failure.told(failed, f"{formats.ago(failed.at)}, {cards.when(failed.at)}")
         with st.expander("Log tail and stacks", icon=":material/notes:", key=f"tail-{job.job_id}"):
             st.caption("The end of the log")
-            long = failure.log_tail.count("\n") > details.SHORT_LOG
+            long = failed.log_tail.count("\n") > details.SHORT_LOG
             height: Literal["content"] | int = 240 if long else "content"
-            details.verbatim(failure.log_tail, "The log is empty.", height)
-            st.caption("Where the process stood when it was stopped")
-            details.verbatim(failure.stacks, "No stacks were taken.")
+            details.verbatim(failed.log_tail, "The log is empty.", height)
+            st.caption("Where its processes stood when it was stopped")
+            details.verbatim(failed.stacks, "No stacks were taken.")
 
 
 st.title("Failures")
@@ -102,8 +104,8 @@ shown = st.session_state.get("failures-shown", MORE)
 found = runtime.service().failures(KINDS[chosen] if chosen else None, limit=shown + 1)
 if not found:
     st.info("No failure of this kind.", icon=":material/search_off:")
-for failure in found[:shown]:
-    card(failure)
+for failed in found[:shown]:
+    card(failed)
 if len(found) > shown and st.button("Show older", key="older"):
     st.session_state["failures-shown"] = shown + MORE
     st.rerun()

@@ -6,7 +6,16 @@ from backend import runtime
 from backend.models import JobStatus
 from backend.service import UnknownJobError
 from backend.views import JobView
-from pages.parts import cards, details, formats, heading
+from pages.parts import (
+    cards,
+    checkpoints,
+    countdown,
+    details,
+    failure,
+    formats,
+    heading,
+    whereabouts,
+)
 from pages.parts.chart import live_chart
 from pages.parts.live import live, start_at_top
 
@@ -32,17 +41,24 @@ def unknown() -> None:
 
 
 def job_page(job_id: int) -> bool:
-    """Draw the job; say whether it can still change."""
+    """Draw the job; say whether it can change without a click."""
     job = runtime.service().job(job_id)
     heading.heading(job)
-    if job.status == JobStatus.QUEUED:
-        st.text(waiting(job))
-    else:
-        cards.track(job)
-    cards.stall_notice(job)
+    asked = None
+    match job.status:
+        case JobStatus.QUEUED:
+            words = cards.waiting(job)
+            st.text(f"{words[:1].upper()}{words[1:]}.")
+        case JobStatus.PAUSED:
+            cards.track(job)
+            st.markdown(f"{checkpoints.resuming(job)}.")
+        case _:
+            cards.track(job)
+            asked = whereabouts.button(job)
+            countdown.countdown(job, "job")
     notes(job)
     if job.status == JobStatus.FAILED:
-        details.failure(job)
+        failure.of_job(job)
     left, right = st.columns([13, 7], gap="medium")
     with left:
         points = details.curve(job)
@@ -55,21 +71,20 @@ def job_page(job_id: int) -> bool:
         details.timeline(job)
     with right:
         details.figures(job, points)
+        checkpoints.section(job)
         details.memory(job)
         details.parameters(job)
         details.files(job)
-    return not job.status.ended
-
-
-def waiting(job: JobView) -> str:
-    place = "It is next" if job.queue_position == 1 else f"Place {job.queue_position}"
-    return f"{place} in the queue, and starts as soon as there is room."
+    if asked:
+        whereabouts.ask(job, asked)
+    return cards.changes(job)
 
 
 def notes(job: JobView) -> None:
-    """What the reader should know of the figures."""
-    if job.non_finite:
-        st.warning(formats.escape(job.non_finite[:1].upper() + job.non_finite[1:] + ".", 300))
+    """What the reader should know of the job and its figures."""
+    if job.notice:
+        st.info(formats.escape(job.notice, 1000), icon=":material/info:")
+    failure.non_finite(job.non_finite)
     if job.progress_problem:
         st.warning(
             formats.escape(job.progress_problem, 300) + " The last good reading is shown.",
@@ -82,5 +97,6 @@ if job is None:
     unknown()
 else:
     number = job.job_id
-    live(lambda: job_page(number), not job.status.ended)
+    idle_seconds = None if job.status.ended else 2
+    live(lambda: job_page(number), cards.changes(job), idle_seconds)
     start_at_top(f"job-{number}")

@@ -1,4 +1,4 @@
-"""All jobs: search, filter, sort, and Cancel on those that live."""
+"""All jobs: search, filter, sort, and the buttons that act on those that live."""
 
 from typing import Literal
 
@@ -48,7 +48,7 @@ def chosen() -> JobFilter:
         )
     states = st.pills(
         "State",
-        [status.value for status in JobStatus if status is not JobStatus.PAUSED],
+        [status.value for status in JobStatus],
         selection_mode="multi",
         key="state",
         bind="query-params",
@@ -66,7 +66,7 @@ def chosen() -> JobFilter:
 
 
 def listing(wanted: JobFilter) -> bool:
-    """One page of rows; says whether a job on it can still change."""
+    """One page of rows; says whether a job on it can change without a click."""
     service = runtime.service()
     found = service.jobs(wanted)
     if not found.total:
@@ -82,7 +82,7 @@ def listing(wanted: JobFilter) -> bool:
     with st.container(border=True, gap="xsmall"):
         for job in found.jobs:
             cards.row(job, "jobs")
-    return any(not job.status.ended for job in found.jobs)
+    return any(map(cards.changes, found.jobs))
 
 
 def nothing(wanted: JobFilter) -> None:
@@ -104,4 +104,4 @@ number = st.pagination(pages, key="page", bind="query-params") if pages > 1 else
 wanted = JobFilter(**{**vars(asked), "offset": ROWS * (min(number, max(1, pages)) - 1)})
 with below:
     shown = runtime.service().jobs(wanted).jobs
-    live(lambda: listing(wanted), any(not job.status.ended for job in shown), idle_seconds=5)
+    live(lambda: listing(wanted), any(map(cards.changes, shown)), idle_seconds=5)

@@ -12,19 +12,7 @@ from pages.parts.live import turn
 PARTS = Path(__file__).parent / "parts"
 LOGO = str(PARTS / "logo.svg")
 WORDMARK = str(PARTS / "wordmark.svg")
-STYLE = """<style>
-[data-testid="stTable"] th > div { max-width: 12rem !important; }
-[data-testid="stTable"] th p { overflow-wrap: break-word !important; }
-[data-testid="stTable"] td p { overflow-wrap: anywhere !important; }
-@media (max-width: 640px) {
-  [class*="st-key-row-"] { row-gap: 0; padding-bottom: 0.5rem;
-    border-bottom: 1px solid rgba(128, 128, 128, 0.25); }
-  :last-child > [class*="st-key-row-"] { border-bottom: 0; }
-  [class*="st-key-said-"], div:has(> [class*="st-key-said-"]) { max-width: 240px; }
-}
-</style>"""
-"""However long a name in a table is, the figure beside it stays in sight. On a phone a job's two
-lines are nearer to each other than to the next job's."""
+STYLE = PARTS / "style.css"
 
 
 @trouble.told()

@@ -9,9 +9,17 @@ from backend.models import JobStatus
 from backend.recipes import RECIPES
 from backend.submission import Submission
 from backend.views import JobFilter, JobView
-from pages.parts import bars, cards, formats, trouble
+from pages.parts import cards, trouble
 from pages.parts.live import go_to_job, live
 
+SHOWN = (
+    JobStatus.RUNNING,
+    JobStatus.QUEUED,
+    JobStatus.PAUSED,
+    JobStatus.COMPLETED,
+    JobStatus.FAILED,
+    JobStatus.CANCELLED,
+)
 ENDED = frozenset(status for status in JobStatus if status.ended)
 
 
@@ -22,14 +30,8 @@ def overview() -> bool:
     if not any(counts.values()):
         first_visit()
         return False
-    with st.grid(5, min_column_width=112):
-        for status in (
-            JobStatus.RUNNING,
-            JobStatus.QUEUED,
-            JobStatus.COMPLETED,
-            JobStatus.FAILED,
-            JobStatus.CANCELLED,
-        ):
+    with st.grid(6, min_column_width=112):
+        for status in SHOWN:
             lamp = cards.LAMPS[status]
             st.metric(lamp.word.capitalize(), f"{counts[status]:,}", icon=lamp.icon, border=True)
     running = service.jobs(JobFilter(statuses=frozenset({JobStatus.RUNNING}), limit=20)).jobs
@@ -37,7 +39,7 @@ def overview() -> bool:
         st.header("Running")
         with st.grid(2, min_column_width=380):
             for job in running:
-                card(job)
+                cards.card(job, "card")
     queued = service.jobs(
         JobFilter(statuses=frozenset({JobStatus.QUEUED}), descending=False, limit=10)
     )
@@ -45,35 +47,17 @@ def overview() -> bool:
         st.header("Queue")
         listing(queued.jobs, "queue")
         rest(queued.total - len(queued.jobs), "queued")
+    paused = service.jobs(JobFilter(statuses=frozenset({JobStatus.PAUSED}), limit=10))
+    if paused.total:
+        st.header("Paused")
+        listing(paused.jobs, "paused")
+        rest(paused.total - len(paused.jobs), "paused")
     ended = service.jobs(JobFilter(statuses=ENDED, sort="finished", limit=8))
     if ended.total:
         st.header("Ended lately")
         listing(ended.jobs, "ended")
         rest(ended.total - len(ended.jobs), "ended")
     return bool(counts[JobStatus.RUNNING] or counts[JobStatus.QUEUED])
-
-
-def card(job: JobView) -> None:
-    """A running job: name, bar, loss with its sparkline, and Cancel."""
-    with st.container(border=True, key=f"card-{job.job_id}", gap="small"):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            cards.show_lamp(cards.lamp_of(job))
-            with st.container(width="stretch"):
-                cards.job_link(job)
-            cards.cancel_button(job, "card")
-        trouble.said(f"card-{job.job_id}")
-        cards.track(job)
-        losses = [p.values.get("train_loss") for p in runtime.service().history(job.job_id)]
-        drawn = [loss for loss in losses if loss is not None]
-        if len(drawn) > 1:
-            bars.sparkline(drawn, f"Train loss so far, over {len(drawn):,} points")
-        held_out = "" if job.eval_loss is None else f", held-out {formats.figure(job.eval_loss)}"
-        st.caption(
-            "The loss appears with the first point that is logged."
-            if job.loss is None
-            else f"Train loss {formats.figure(job.loss)}{held_out}"
-        )
-        cards.stall_notice(job)
 
 
 def listing(jobs: Sequence[JobView], place: str) -> None:

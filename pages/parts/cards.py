@@ -1,19 +1,15 @@
-"""What several pages show of a job: lamp, track, row, and the buttons that act on it."""
+"""What several pages show of a job: lamp, track, row and card."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 import streamlit as st
 
-from backend import runtime
+from backend import runtime, stall
 from backend.models import FailureKind, JobStatus, RequestKind
-from backend.service import UnknownJobError
-from backend.submission import InvalidSubmissionError
 from backend.views import JobView
-from pages.parts import formats, trouble
-from pages.parts.live import go_to_job
+from pages.parts import bars, buttons, countdown, formats, trouble
 
 Color = Literal["blue", "green", "red", "orange", "violet", "gray"]
 
@@ -39,7 +35,6 @@ REQUESTS: Final = {
     RequestKind.PAUSING: Lamp("pausing", ":material/hourglass_top:", "violet"),
 }
 STARTING: Final = timedelta(seconds=20)
-NOT_QUEUED: Final = "It was not queued"
 TIMED_OUT: Final = Lamp("timed out", ":material/timer_off:", "orange")
 
 
@@ -48,6 +43,11 @@ def lamp_of(job: JobView) -> Lamp:
     if job.requested and not job.status.ended:
         return REQUESTS[job.requested]
     return kind_lamp(job.failure_kind) if job.failure_kind else LAMPS[job.status]
+
+
+def changes(job: JobView) -> bool:
+    """Whether a job can change without anybody's click: it waits or runs."""
+    return job.status in (JobStatus.QUEUED, JobStatus.RUNNING)
 
 
 def kind_lamp(kind: FailureKind) -> Lamp:
@@ -84,7 +84,7 @@ def standing(job: JobView) -> str:
     if job.current_step is not None:
         of = f" of {job.total_steps:,}" if job.total_steps else ""
         parts.append(f"step {job.current_step:,}{of}")
-    if stalled(job):
+    if countdown.stalled(job):
         return _sentence(parts or ["no progress reported yet"])  # rate and time left are past
     if job.samples_per_second:
         parts.append(f"{formats.figure(job.samples_per_second, 3)} samples/s")
@@ -94,15 +94,22 @@ def standing(job: JobView) -> str:
         parts.append(f"{formats.duration(job.remaining_seconds)} left")
     if parts or job.status.ended:
         return _sentence(parts) or "No progress reported"
-    new = job.started_at is not None and datetime.now(UTC) - job.started_at < STARTING
-    if new and not job.requested:
+    if is_starting(job) and not job.requested:
         return "Starting: Python and its libraries are being loaded"
-    return "No progress reported yet"
+    return "No step reported yet" if job.phase else "No progress reported yet"
 
 
 def _sentence(parts: Sequence[str]) -> str:
     text = " · ".join(parts)
     return text[:1].upper() + text[1:]
+
+
+def is_starting(job: JobView) -> bool:
+    """Whether a running job began so lately that it need not have said anything yet."""
+    began = job.started_at
+    new = began is not None and datetime.now(UTC) - began < STARTING
+    said = job.phase is not None or job.current_step is not None
+    return new and not said and job.status == JobStatus.RUNNING
 
 
 def track(job: JobView) -> None:
@@ -112,40 +119,41 @@ def track(job: JobView) -> None:
     st.progress(percent / 100, text=share + standing(job))
 
 
-def stalled(job: JobView) -> bool:
-    """Whether a running job has used up half of its timeout without a sign of life."""
-    running = job.status == JobStatus.RUNNING and not job.requested
-    return running and job.seconds_left is not None and job.seconds_left <= job.timeout_seconds / 2
+def phase(job: JobView) -> str:
+    """What a running job says that it is doing, in Markdown."""
+    if job.status != JobStatus.RUNNING or not job.phase:
+        return ""
+    own = job.phase_seconds_allowed
+    may = f", may take {stall.duration(own)} without progress" if own else ""
+    return f"phase {formats.escape(job.phase, 60)}{may}"
 
 
-def stall_notice(job: JobView) -> None:
-    """The countdown of the stall clock, from half of the timeout on."""
-    silent, left = job.seconds_since_progress, job.seconds_left
-    if not stalled(job) or silent is None or left is None:
-        return
-    stacks = " The stacks of the process have been taken." if job.stacks_taken else ""
-    st.warning(
-        f"No progress for {formats.roughly(silent)}; ends in {formats.duration(round(left))}."
-        + stacks,
-        icon=":material/timer:",
-    )
+def waiting(job: JobView) -> str:
+    """What a queued job waits for."""
+    left = (job.starts_after - datetime.now(UTC)).total_seconds() if job.starts_after else 0
+    if left > 0:
+        number = f"automatic retry {job.retry_number} of {job.max_retries}"
+        return f"{number}, starts in {formats.duration(round(left))}"
+    next_one = job.queue_position in (None, 1)
+    return "next in the queue" if next_one else f"place {job.queue_position} in the queue"
 
 
 def outcome(job: JobView) -> str:
     """What a row says of a job beside its name, in Markdown."""
     moment = job.finished_at or job.started_at or job.created_at
+    if job.status == JobStatus.PAUSED:
+        moment = job.paused_at or moment
     return " · ".join([*_result(job), formats.ago(moment)])
 
 
 def _result(job: JobView) -> list[str]:
     match job.status:
-        case JobStatus.RUNNING:
+        case JobStatus.RUNNING | JobStatus.PAUSED:
             share = [] if job.progress is None else [f"{job.progress:.0f} %"]
             loss = [] if job.loss is None else [f"loss {formats.figure(job.loss)}"]
             return share + loss
         case JobStatus.QUEUED:
-            next_one = job.queue_position in (None, 1)
-            return ["next in the queue" if next_one else f"place {job.queue_position} in the queue"]
+            return [waiting(job)]
         case JobStatus.FAILED:
             return [formats.escape(job.error or "", 64)]
         case _:
@@ -158,14 +166,14 @@ def _result(job: JobView) -> list[str]:
 
 
 def ran(job: JobView) -> list[str]:
-    """How long it ran, if it ever did."""
+    """How long it ran, its pauses left out, if it ever did."""
     if not job.started_at or not job.finished_at:
         return []
-    return [f"ran {formats.duration((job.finished_at - job.started_at).total_seconds())}"]
+    return [f"ran {formats.duration(job.elapsed_seconds)}"]
 
 
 def row(job: JobView, place: str) -> None:
-    """A job on one line: lamp, name, outcome, and Cancel while it lives."""
+    """A job on one line: lamp, name, outcome, and the buttons that act on it while it lives."""
     with st.container(
         key=f"row-{place}-{job.job_id}", horizontal=True, vertical_alignment="center", gap="small"
     ):
@@ -173,70 +181,52 @@ def row(job: JobView, place: str) -> None:
             show_lamp(lamp_of(job))
         with st.container(width="stretch"):
             job_link(job)
-        with st.container(width=290, key=f"said-{place}-{job.job_id}"):
+        with st.container(width=250, key=f"said-{place}-{job.job_id}"):
             st.caption(outcome(job))
-        with st.container(width=72):
+        with st.container(
+            width=188,
+            horizontal=True,
+            horizontal_alignment="right",
+            gap="xsmall",
+            wrap=False,
+            key=f"acts-{place}-{job.job_id}",
+        ):
             if job.status.ended:
                 st.space(1)  # keeps the columns of all rows in line
             else:
-                cancel_button(job, place)
+                acts(job, place)
     trouble.said(f"{place}-{job.job_id}")
 
 
-def cancel_button(job: JobView, place: str) -> None:
-    """One click ends a job; the answer is seen at once.
-
-    Of each of these buttons, what it could not do is `trouble.said` at `{place}-{job_id}`.
-    """
-    st.button(
-        "Cancel",
-        key=f"cancel-{place}-{job.job_id}",
-        help=f"End job {job.job_id}",
-        on_click=trouble.acting(f"{place}-{job.job_id}", "It was not cancelled", _cancel),
-        args=(job.job_id,),
-        disabled=job.requested == RequestKind.CANCELLING,
-    )
+def acts(job: JobView, place: str) -> None:
+    """The buttons of a job that lives, in a list. To pause a script that never said that it can
+    takes more words than there is room for here: its own page has that button."""
+    if job.status == JobStatus.PAUSED:
+        buttons.resume_button(job, place)
+    elif job.status == JobStatus.RUNNING and job.can_pause:
+        buttons.pause_button(job, place)
+    buttons.cancel_button(job, place)
 
 
-def _cancel(job_id: int) -> None:
-    with suppress(UnknownJobError):
-        runtime.service().cancel(job_id)
-
-
-def retry_button(job_id: int, place: str) -> None:
-    """Queue a job like this one again and go to its page."""
-    st.button(
-        "Retry",
-        key=f"retry-{place}-{job_id}",
-        icon=":material/replay:",
-        help=f"Queue a new job like job {job_id}",
-        on_click=trouble.acting(f"{place}-{job_id}", NOT_QUEUED, _retry),
-        args=(job_id, f"{place}-{job_id}"),
-    )
-
-
-def _retry(job_id: int, spot: str) -> None:
-    try:
-        new = runtime.service().retry(job_id)
-    except InvalidSubmissionError as error:
-        trouble.refuse(spot, NOT_QUEUED, " ".join(p.message for p in error.problems))
-    except UnknownJobError:
-        trouble.refuse(spot, NOT_QUEUED, f"There is no job {job_id} any more.")
-    else:
-        go_to_job(new)
-
-
-def extend_button(job: JobView, place: str) -> None:
-    """Grant a silent job another full timeout."""
-    st.button(
-        f"Give it {formats.more(job.timeout_seconds)}",
-        key=f"extend-{place}-{job.job_id}",
-        icon=":material/more_time:",
-        on_click=trouble.acting(f"{place}-{job.job_id}", "It was not granted", _extend),
-        args=(job.job_id,),
-    )
-
-
-def _extend(job_id: int) -> None:
-    with suppress(UnknownJobError):
-        runtime.service().extend(job_id)
+def card(job: JobView, place: str) -> None:
+    """A running job: name, bar, loss with its sparkline, and the buttons that act on it."""
+    with st.container(border=True, key=f"{place}-{job.job_id}", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+            with st.container(width="stretch"):
+                show_lamp(lamp_of(job))
+            acts(job, place)
+        job_link(job)
+        trouble.said(f"{place}-{job.job_id}")
+        track(job)
+        losses = [p.values.get("train_loss") for p in runtime.service().history(job.job_id)]
+        drawn = [loss for loss in losses if loss is not None]
+        if len(drawn) > 1:
+            bars.sparkline(drawn, f"Train loss so far, over {len(drawn):,} points")
+        held_out = "" if job.eval_loss is None else f", held-out {formats.figure(job.eval_loss)}"
+        loss = (
+            "The loss appears with the first point that is logged"
+            if job.loss is None
+            else f"Train loss {formats.figure(job.loss)}{held_out}"
+        )
+        st.caption(" · ".join(filter(None, (loss, phase(job)))))
+        countdown.countdown(job, place)

@@ -22,12 +22,18 @@ WIDTHS: Final = {
     "Cache": 70,
 }
 """Pixels; together they fit beside the sidebar of a small screen."""
+_REASONS: Final = {kind.value: words for kind, words in formats.KIND_WORDS.items()}
 SOMETIMES: Final = ("Held by", "Cache")
 
 
 def name_of(cleanup: Cleanup) -> str:
     """Which job it followed, if any."""
     return "by hand" if cleanup.job_id is None else f"job {cleanup.job_id}"
+
+
+def reason_of(cleanup: Cleanup) -> str:
+    """Why, in words."""
+    return _REASONS.get(cleanup.reason, cleanup.reason)
 
 
 def pair_of(cleanup: Cleanup) -> tuple[str, tuple[float, str], tuple[float, str]]:
@@ -47,7 +53,7 @@ def as_row(cleanup: Cleanup) -> dict[str, str]:
     return {
         "Job": name_of(cleanup),
         "When": cleanup.created_at.astimezone(here).strftime("%d %b, %H:%M"),
-        "Reason": formats.one_line(cleanup.reason),
+        "Reason": formats.one_line(reason_of(cleanup)),
         "Device": device if device == cleanup.source else f"{device} ({cleanup.source})",
         "Baseline": formats.size(cleanup.baseline_bytes),
         "Before": formats.size(cleanup.before_bytes),

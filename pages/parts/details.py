@@ -1,4 +1,4 @@
-"""The sections of a job's page: figures, parameters, memory, timeline, files, log, failure."""
+"""The sections of a job's page: figures, parameters, memory, timeline, files, log."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ import streamlit as st
 
 from backend import runtime, stall
 from backend.curve import Point
-from backend.models import Event, FailureKind, JobStatus
-from backend.views import FailureView, JobView
-from pages.parts import cards, formats
+from backend.models import Event, JobStatus
+from backend.views import JobView
+from pages.parts import cards, cleanups, formats
 from pages.parts.chart import best_held_out, held_out
 
 LOG_LINES: Final = 200
@@ -70,19 +70,21 @@ def figures(job: JobView, points: Sequence[Point]) -> None:
     if best is None and lowest:
         best, step = lowest
     at = "" if best is None or step is None else f" at step {step:,}"
-    rows = {} if job.status.ended else {"Phase": job.phase or formats.NOTHING}
-    rows |= {
+    runs = job.status == JobStatus.RUNNING
+    rows = {
         "Train loss": formats.figure(job.loss),
         "Held-out": formats.figure(last),
         "Best held-out": formats.figure(best) + at,
         "Learning rate": formats.figure(job.learning_rate),
-        "Ran for" if job.status.ended else "Running for": formats.duration(job.elapsed_seconds),
+        "Running for" if runs else "Ran for": formats.duration(job.elapsed_seconds),
     }
     if job.memory_bytes is not None or job.peak_memory_bytes is not None:
         rows["Memory now"] = formats.size(job.memory_bytes)
         rows["Memory peak"] = formats.size(job.peak_memory_bytes)
     rows |= {name.replace("_", " "): formats.figure(value) for name, value in job.extra.items()}
     rows["Timeout"] = f"{stall.duration(job.timeout_seconds)} without progress"
+    if job.max_retries:
+        rows["Automatic retries"] = f"{job.retry_number} of {job.max_retries} used"
     st.subheader("Figures", anchor=False)
     pairs(rows)
 
@@ -108,13 +110,13 @@ def shown(value: Any) -> str:
 
 def memory(job: JobView) -> None:
     """Before and after, for each device that the job used."""
-    cleanups = runtime.service().cleanups(job.job_id)
-    if not cleanups:
+    found = runtime.service().cleanups(job.job_id)
+    if not found:
         return
     st.subheader("Memory", anchor=False)
-    for cleanup in cleanups:
+    for cleanup in found:
         named = "Host memory" if cleanup.device == "host" else cleanup.device
-        st.caption(formats.escape(f"{named}, {cleanup.reason}"))
+        st.caption(formats.escape(f"{named}, {cleanups.reason_of(cleanup)}"))
         rows = {
             "Baseline": formats.size(cleanup.baseline_bytes),
             "Before": formats.size(cleanup.before_bytes),
@@ -180,34 +182,3 @@ def log(job: JobView) -> None:
         on_click="ignore",
         disabled=not tail,
     )
-
-
-def failure(job: JobView) -> None:
-    """What went wrong, what it means, and what to try."""
-    failed = runtime.service().failure(job.job_id)
-    if failed is None:
-        st.error(formats.escape(job.error or "It failed.", 2000))
-        return
-    with st.container(border=True, key=f"failure-{job.job_id}", gap="small"):
-        if failed.kind != FailureKind.TIMEOUT:  # which the lamp above says
-            lamp = cards.kind_lamp(failed.kind)
-            st.badge(formats.KIND_WORDS[failed.kind], icon=lamp.icon, color=lamp.color)
-        told(failed)
-        if failed.stacks:
-            with st.expander("Stacks of the process", icon=":material/account_tree:"):
-                verbatim(failed.stacks, formats.NOTHING)
-
-
-def told(failed: FailureView, ended: str = "") -> None:
-    """A failure from its message to what to try; `ended` says when, where that is wanted."""
-    verbatim(failed.message, formats.NOTHING)
-    if failed.where:
-        st.text(f"It was waiting in {formats.one_line(failed.where, 300)}.")
-    if failed.kind != FailureKind.TIMEOUT:  # whose message says it
-        st.text(failed.explanation)
-    said = ["No step reported" if failed.last_step is None else f"Last step {failed.last_step:,}"]
-    silent = failed.seconds_without_progress
-    if silent is not None and silent >= 1:  # less is the time between two looks
-        said.append(f"{formats.duration(silent)} without progress before the end")
-    st.caption(" · ".join([*said, ended] if ended else said))
-    st.markdown(f"**What to try:** {formats.escape(failed.advice, 500)}")

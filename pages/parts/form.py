@@ -29,6 +29,7 @@ RUN_LABELS: Final = {
     "name": "Name",
     "timeout_minutes": "Timeout in minutes",
     "gpus": "GPUs",
+    "max_retries": "Automatic retries",
     "env": "Environment",
 }
 WIDE: Final = frozenset({"script", "args", "text_path", "python", "working_dir"})
@@ -72,6 +73,12 @@ class Form:
                     "" if timeout is None else f"{timeout:g}",
                     "No progress for so long ends the job. "
                     f"Empty: {runtime.service().settings.timeout_minutes:g}.",
+                )
+                self._text(
+                    "max_retries",
+                    f"{self.start.max_retries}",
+                    "So often it is queued again, from its last checkpoint, after it timed out, "
+                    "crashed or was lost.",
                 )
                 if self._gpus():
                     gpus = self.start.gpus
@@ -163,7 +170,7 @@ class Form:
         """The labels of the fields that something is wrong with."""
         named = dict.fromkeys(field_of(problem) for problem in self.problems)
         fields = sorted(self.fields, key=lambda name: name not in WIDE)  # as they are drawn
-        order = [*fields, "env", "name", "timeout_minutes", "gpus"]
+        order = [*fields, "env", "name", "timeout_minutes", "max_retries", "gpus"]
         named_in_order = [*(n for n in order if n in named), *(n for n in named if n not in order)]
         return [RUN_LABELS.get(name) or label_of(name) for name in named_in_order]
 
@@ -188,6 +195,7 @@ class Form:
             env=self._env(problems),
             timeout_minutes=self._number("timeout_minutes", "10 or 0.5", problems),
             gpus=self._whole("gpus", problems),
+            max_retries=self._whole("max_retries", problems) or 0,
         )
         named = {problem.field for problem in problems}
         problems += [p for p in runtime.service().validate(submission) if p.field not in named]

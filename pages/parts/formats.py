@@ -166,11 +166,35 @@ def escape(text: Any, most: int = 120) -> str:
     afterwards, in the plain text; a word joiner (U+2060, no width) keeps it from finding any.
     Right-to-left writing is held inside isolating marks.
     """
-    plain = one_line(text, most)
-    escaped = _ACTING.sub("\\1\u2060", _MARKDOWN.sub(r"\\\1", plain))
-    if any(unicodedata.bidirectional(c) in _RIGHT_TO_LEFT for c in plain):
-        return f"\u2068{escaped}\u2069"
-    return escaped
+    return _escaped(one_line(text, most))
+
+
+def prose(text: Any, most: int = 1000) -> str:
+    """A sentence with `code` in it, for places that read Markdown: code shows as code, the rest as
+    `escape` has it."""
+    parts = one_line(text, most).split("`")
+    if len(parts) % 2 == 0:  # it was cut within some, or a stranger's is among them
+        return _escaped("`".join(parts))
+    return "".join(
+        code(part, most) if number % 2 else _escaped(part)
+        for number, part in enumerate(parts)
+        if part
+    )
+
+
+def code(text: Any, most: int = 200) -> str:
+    """A stranger's line of code, for places that read Markdown."""
+    plain = one_line(text, most).replace("`", "'")
+    return _isolated(f"`{plain}`", plain) if plain else ""
+
+
+def _escaped(plain: str) -> str:
+    return _isolated(_ACTING.sub("\\1\u2060", _MARKDOWN.sub(r"\\\1", plain)), plain)
+
+
+def _isolated(shown: str, plain: str) -> str:
+    turns = any(unicodedata.bidirectional(c) in _RIGHT_TO_LEFT for c in plain)
+    return f"\u2068{shown}\u2069" if turns else shown
 
 
 def more(seconds: float) -> str:

@@ -1,9 +1,16 @@
 """The head of a job's page: its name, its state, and the buttons that act on it."""
 
+from typing import Final
+
 import streamlit as st
 
+from backend import runtime, stall
+from backend.models import JobStatus, RequestKind
 from backend.views import JobView
-from pages.parts import cards, formats, trouble
+from pages.parts import buttons, cards, checkpoints, formats, trouble
+
+RETRIES: Final = 3
+"""The newest ones have a link each."""
 
 
 def heading(job: JobView) -> None:
@@ -11,38 +18,41 @@ def heading(job: JobView) -> None:
 
     Each button has a place of its own: none comes to lie where another just was, under a click.
     """
-    with st.container(horizontal=True, vertical_alignment="center", wrap=False):
+    with st.container(
+        horizontal=True, vertical_alignment="center", key=f"heading-{job.job_id}", gap="small"
+    ):
         with st.container(width="stretch"):
             st.title(formats.escape(job.name) or f"Job {job.job_id}", anchor=False)
-        with st.container(width=84, horizontal_alignment="right"):
-            if job.status.ended:
-                st.space(1)
-            else:
-                cards.cancel_button(job, "job")
+        with st.container(
+            width="content", horizontal=True, horizontal_alignment="right", gap="small", wrap=False
+        ):
+            if job.status == JobStatus.PAUSED:
+                buttons.resume_button(job, "job")
+            elif job.status == JobStatus.RUNNING:
+                buttons.pause_button(job, "job")
+            if not job.status.ended:
+                buttons.cancel_button(job, "job")
     with st.container(horizontal=True, vertical_alignment="center"):
         cards.show_lamp(cards.lamp_of(job))
         st.caption(" · ".join(life(job)), width="content")
-        if job.parent_id is not None:
-            st.page_link(
-                "job.py",
-                label=f"retry of job {job.parent_id}",
-                query_params={"id": str(job.parent_id)},
-            )
         st.space("stretch")
-        if cards.stalled(job):
-            cards.extend_button(job, "job")
+        if job.status.ended:
+            buttons.retry_from_button(job, "job")
         st.page_link(
             "submit.py",
             label="Submit like this",
             icon=":material/content_copy:",
             query_params={"like": str(job.job_id)},
         )
-        with st.container(width=92, horizontal_alignment="right"):
+        with st.container(width=buttons.RETRY_WIDTH):
             if job.status.ended:
-                cards.retry_button(job.job_id, "job")
+                buttons.retry_button(job, "job")
             else:
                 st.space(1)
     trouble.said(f"job-{job.job_id}")
+    links(job)
+    if words := under_way(job):
+        st.caption(words)
 
 
 def life(job: JobView) -> list[str]:
@@ -50,6 +60,62 @@ def life(job: JobView) -> list[str]:
     parts = [f"Job {job.job_id}", formats.escape(job.recipe)]
     if job.finished_at:
         return [*parts, *cards.ran(job), f"ended {formats.ago(job.finished_at)}"]
+    if job.status == JobStatus.PAUSED:
+        return [*parts, f"paused {formats.ago(job.paused_at)}"]
     if job.started_at:
         return [*parts, f"started {formats.ago(job.started_at)}"]
     return [*parts, f"submitted {formats.ago(job.created_at)}"]
+
+
+def links(job: JobView) -> None:
+    """To the job that this one retries, and to those that retry this one."""
+    found = [(f"retried as job {n}", n) for n in runtime.service().retries(job.job_id)[-RETRIES:]]
+    if job.parent_id is not None:
+        which = f" ({job.retry_number} of {job.max_retries})" if job.retry_number else ""
+        kind = "automatic retry" if job.retry_number else "retry"
+        origin = ", from its checkpoint" if goes_on(job) else ""
+        found.insert(0, (f"{kind} of job {job.parent_id}{which}{origin}", job.parent_id))
+    if not found:
+        return
+    with st.container(horizontal=True, key=f"links-{job.job_id}"):
+        for label, job_id in found:
+            st.page_link(
+                "job.py",
+                label=label[:1].upper() + label[1:],
+                icon=":material/replay:",
+                query_params={"id": str(job_id)},
+            )
+
+
+def goes_on(job: JobView) -> bool:
+    """Whether it began, or is to begin, from a checkpoint of the job that it retries."""
+    if job.continues_id is None:
+        return False
+    if job.status != JobStatus.QUEUED:
+        return job.checkpoint is not None
+    return checkpoints.newest(runtime.service().job(job.continues_id)) is not None
+
+
+def under_way(job: JobView) -> str | None:
+    """What was asked of it and is being done; or, before it is asked, what a pause may come to."""
+    settings = runtime.service().settings
+    match job.requested if job.status == JobStatus.RUNNING else None:
+        case RequestKind.PAUSING:
+            doing = "it is saving" if job.can_pause else "it was asked to save and to stop"
+            return (
+                f":material/hourglass_top: Pausing: {doing}. It has "
+                f"{stall.duration(settings.pause_grace_seconds)}, and longer while its checkpoint "
+                "grows; if it has not stopped then, it goes on."
+            )
+        case RequestKind.CANCELLING:
+            return (
+                ":material/hourglass_top: Cancelling: it was asked to stop, and may save for "
+                f"{stall.duration(settings.cancel_grace_seconds)} at most."
+            )
+    if job.status != JobStatus.RUNNING or job.can_pause or cards.is_starting(job):
+        return None
+    newest = checkpoints.newest(job)
+    lost = "It has saved no checkpoint, so Cancel would lose all of its steps."
+    if newest:
+        lost = f"Cancel would lose its steps after {checkpoints.words(newest)}."
+    return f":material/pause: {buttons.CANNOT_PAUSE} {lost}"

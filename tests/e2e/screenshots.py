@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import httpx
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from backend.models import JobStatus
@@ -82,6 +83,7 @@ def main() -> None:
         queue_job(store, "evaluate", "script", 600, script=scripts["evaluate"])
         digits = queue_job(store, "digits, baseline", "digits", 600, epochs=12)
         letters = queue_job(store, "GPT on the standard library", "char_lm", 600)
+        later = queue_job(store, "digits, goes on tomorrow", "digits", 600, epochs=400)
         queue_job(store, "digits, twice the rate", "digits", 600, learning_rate=0.002)
         queue_job(store, "digits, seed 2", "digits", 600, seed=2)
         with Server(data, workers=2) as server, sync_playwright() as playwright:
@@ -92,10 +94,17 @@ def main() -> None:
                 assert job
                 return job.status
 
+            def points(job_id: int) -> int:
+                metrics = DataPaths(data).run(job_id).metrics
+                return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
             wait_until(lambda: status(digits).ended and status(stuck).ended, 180)
             wait_until(lambda: status(letters) is JobStatus.RUNNING, 60)
-            metrics = DataPaths(data).run(letters).metrics
-            wait_until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 320, 300)
+            wait_until(lambda: points(later) > 300, 180)
+            httpx.post(
+                f"{server.url}/api/training/pause/{later}", headers={"X-Requested-With": "us"}
+            ).raise_for_status()
+            wait_until(lambda: points(letters) > 320 and status(later) is JobStatus.PAUSED, 300)
             pages = {
                 "job": f"/job?id={letters}",
                 "overview": "/",

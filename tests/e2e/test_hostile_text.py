@@ -11,9 +11,11 @@ from urllib.parse import quote, urlsplit
 import pytest
 from playwright.sync_api import Dialog, Page, ViewportSize, WebSocket, expect
 
+from backend.diagnosis import Detail
 from backend.models import Cleanup, Failure, FailureKind, Job, JobStatus, utc_now
 from backend.paths import DataPaths
 from backend.processes import find_all_marked
+from backend.stacks import Frame
 from backend.store import Store
 from tests.e2e.test_the_main_job import job_number, lamp
 from tests.server import Server, queue_job
@@ -73,6 +75,9 @@ out.flush()
 for text in TEXTS:
     name = text.replace("/", "_").replace("\\0", "_")[:60]
     open(os.path.join(os.environ["SIGNALBOX_RUN_DIR"], name), "w").close()
+    folder = os.path.join(os.environ["SIGNALBOX_CHECKPOINT_DIR"], name + "-5")
+    os.mkdir(folder)
+    open(os.path.join(folder, "COMPLETE"), "w").close()
 
 losses = {{}} if how == "without a loss" else {{"train_loss": 0.5}}
 names = [METRIC] if how == "without a loss" else TEXTS
@@ -173,8 +178,20 @@ def jobs(
     for text in (*MARKUP, *ODD):
         job_id = store.add(Job(name=text, recipe=text, timeout_seconds=60, gpus=0))
         store.change(job_id, JobStatus.QUEUED, JobStatus.RUNNING, text, started_at=utc_now())
+        detail = Detail(
+            sentence=f"It waits in `{text.replace('`', '')}` of {text}",
+            frames=(Frame(f"/{text}.py", 1, text, text), Frame(f"/{text}.py", 2, text, text)),
+            parameters={text: text},
+            non_finite=text,
+            advice=f"Look at `{text.replace('`', '')}` and {text}",
+        )
         failure = Failure(
-            job_id=job_id, kind=FailureKind.CRASHED, message=text, log_tail=text, stacks=text
+            job_id=job_id,
+            kind=FailureKind.CRASHED,
+            message=text,
+            log_tail=text,
+            stacks=text,
+            detail=detail.as_json(),
         )
         kept = {"failure": failure, "error": text, "failure_kind": FailureKind.CRASHED}
         store.change(job_id, JobStatus.RUNNING, JobStatus.FAILED, text, **kept)  # type: ignore[arg-type]
@@ -267,7 +284,9 @@ def test_strangers_texts_are_text_on_every_page(
     is_harmless(page, "", "The end of the log")
     is_harmless(page, "/gpu", "Cleanups", *SHOWN[-4:])
     for how in ("raises", "hangs", "with a loss", "without a loss", "queued"):
-        sections = ["Parameters", "Files", "Timeline", "raises" if how == "raises" else how]
+        sections = ["Parameters", "Files", "Timeline", how]
+        if how != "queued":
+            sections.append("Checkpoints")
         told = SHOWN[:-1] if how in {"hangs", "with a loss"} else MARKUP[:3]
         is_harmless(page, f"/job?id={jobs(how)}", *sections, *told)
 
@@ -341,7 +360,7 @@ def test_the_values_of_environment_variables_are_never_shown_again(
         if SECRET in page.content() or SECRET in " ".join(fields):
             telling.append(f"{path} after {texts}")
 
-    look("", "Phase", "using", "MY_API_KEY", "the key is")
+    look("", "phase using", "MY_API_KEY", "the key is")
     look("/", "Running")
     release.touch()
     look(f"/job?id={number}", "RuntimeError: refused:", "MY_API_KEY", "the key is")

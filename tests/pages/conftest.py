@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import insert
 from streamlit.testing.v1 import AppTest
 
+from backend.diagnosis import Detail
 from backend.models import Cleanup, Failure, FailureKind, Job, JobStatus, RequestKind, utc_now
 from backend.paths import DataPaths, RunPaths
 from backend.recipes import DigitsParams
@@ -66,7 +67,27 @@ class Rows:
         with self.store._write() as session:
             session.execute(insert(Job), [job | {"name": f"number {n + 1}"} for n in range(count)])
 
-    def failed(self, kind: FailureKind, message: str = "it broke", **fields: Any) -> int:
+    def runs(self, progress: Mapping[str, Any] | None = None, **fields: Any) -> int:
+        """A running job that has reported this."""
+        job_id = self.job(JobStatus.RUNNING, **fields)
+        self.store.update_running(job_id, progress=dict(progress or {}))
+        return job_id
+
+    def checkpoint(self, job_id: int, name: str, *, complete: bool = True) -> None:
+        """A folder with three bytes of weights."""
+        folder = self.run(job_id).checkpoints / name
+        folder.mkdir(parents=True)
+        (folder / "model.pt").write_bytes(b"...")
+        if complete:
+            (folder / "COMPLETE").touch()
+
+    def failed(
+        self,
+        kind: FailureKind,
+        message: str = "it broke",
+        detail: Detail | None = None,
+        **fields: Any,
+    ) -> int:
         """A job that failed, with all that is kept of it."""
         job_id = self.job(JobStatus.RUNNING, **fields)
         failure = Failure(
@@ -77,6 +98,7 @@ class Rows:
             last_step=1234,
             log_tail=f"the log of {kind}",
             stacks=f"the stacks of {kind}",
+            detail=(detail or Detail()).as_json(),
         )
         self.store.change(
             job_id,
@@ -160,7 +182,18 @@ def words(page: AppTest) -> str:
     """All that a page says, as one text, without what keeps Markdown from acting."""
     kinds = (
         *("title", "header", "subheader", "markdown", "caption", "text", "code", "page_link"),
-        *("error", "warning", "info", "success", "metric", "button", "table", "html", "progress"),
+        *(
+            "error",
+            "warning",
+            "info",
+            "success",
+            "metric",
+            "button",
+            "table",
+            "html",
+            "progress",
+            "link_button",
+        ),
     )
     said = []
     for kind in kinds:

@@ -1,5 +1,6 @@
 """Numbers, times and strangers' texts."""
 
+import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -166,3 +167,28 @@ def test_plain_names_stay_as_they_are() -> None:
 
 def test_right_to_left_writing_is_held_inside() -> None:
     assert formats.escape("שלום") == "\u2068שלום\u2069"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("in `queue.get` *now*", "in `queue.get` \\*now\\*"),
+        ("`**x** <b>` and `y`", "`**x** <b>` and `y`"),
+        ("a `` b", "a  b"),
+        ("`שלום` x", "\u2068`שלום`\u2069 x"),
+        ("one ` alone *", "one \\` alone \\*"),
+    ],
+)
+def test_code_within_a_sentence_shows_as_code_and_the_rest_as_typed(text: str, shown: str) -> None:
+    assert formats.prose(text) == shown
+
+
+@given(st.text(alphabet="`*<[:$\\ ab\n", max_size=30))
+def test_nothing_in_a_sentence_acts_outside_of_its_code(text: str) -> None:
+    plain_or_escaped, code = r"[a-z \u2060]|\\[^a-z ]", "`(?:[^`]|``)+`"
+    assert re.fullmatch(f"(?:{plain_or_escaped}|{code})*", formats.prose(text))
+
+
+def test_a_line_of_code_cannot_end_itself() -> None:
+    assert formats.code("f(`x`)\n  # **y**") == "`f('x') # **y**`"
+    assert formats.code(" \u200b") == ""

@@ -50,6 +50,7 @@ def test_defaults_are_valid_and_queued_as_they_are(
     (job,) = queued()
     assert job.params == RECIPES[recipe].params().model_dump(mode="json")
     assert job.timeout_seconds == 600
+    assert job.max_retries == 0
     assert page.query_params["id"] == str(job.job_id)
     assert page.title[0].value.replace("\\", "") == recipe
 
@@ -87,6 +88,9 @@ def test_bounds_are_shown(rows: Rows, open_page: Open) -> None:
         ("learning_rate", "fast", "number"),
         ("timeout_in_minutes", "-1", "more than 0"),
         ("timeout_in_minutes", "soon", "Give a number"),
+        ("automatic_retries", "101", "at most 100"),
+        ("automatic_retries", "-1", "whole number"),
+        ("automatic_retries", "often", "whole number"),
         ("name", "x" * 300, "at most 200"),
     ],
 )
@@ -101,6 +105,17 @@ def test_a_wrong_value_is_named_kept_and_not_queued(
     label = field.replace("_", " ").capitalize()
     (widget,) = [f for f in page.text_input if f.label == label]
     assert widget.value == typed
+
+
+@pytest.mark.parametrize(("typed", "kept"), [("", 0), ("100", 100)])
+def test_automatic_retries_are_asked_for_by_their_number(
+    typed: str, kept: int, rows: Rows, open_page: Open
+) -> None:
+    page = form(open_page)
+    fill(page, automatic_retries=typed)
+    press(page)
+    (job,) = queued()
+    assert job.max_retries == kept
 
 
 def test_all_wrong_values_are_named_at_once_and_go_when_mended(rows: Rows, open_page: Open) -> None:
@@ -193,6 +208,7 @@ def test_submit_like_an_earlier_job_fills_in_everything_but_secrets(
         name="first",
         env={"TOKEN": "secret"},
         timeout_seconds=90,
+        max_retries=3,
     )
     page = open_page("submit", like=str(job_id))
     shown = {field.label: field.value for field in (*page.text_input, *page.text_area)}
@@ -201,6 +217,7 @@ def test_submit_like_an_earlier_job_fills_in_everything_but_secrets(
     assert shown["Working folder"] == str(tmp_path)
     assert shown["Environment"] == "TOKEN="
     assert shown["Timeout in minutes"] == "1.5"
+    assert shown["Automatic retries"] == "3"
     assert shown["Name"] == "first"
     assert "secret" not in words(page)
     press(page)
@@ -210,6 +227,7 @@ def test_submit_like_an_earlier_job_fills_in_everything_but_secrets(
     new, _ = queued()
     assert new.params == params
     assert new.timeout_seconds == 90
+    assert new.max_retries == 3
 
 
 def test_a_needed_field_without_a_default_is_empty(rows: Rows, open_page: Open) -> None:

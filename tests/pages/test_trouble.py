@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend import log, runtime, service
-from backend.models import FailureKind, JobStatus
+from backend.models import FailureKind, JobStatus, RequestKind
 from backend.paths import DataPaths
 from backend.settings import Settings
 from pages.parts import formats
@@ -143,6 +143,12 @@ def test_an_upload_that_cannot_be_kept_is_said_beside_its_field(
     assert runtime.service().jobs().total == 0
 
 
+def broken_after_a_checkpoint(rows: Rows) -> int:
+    job_id = rows.failed(FailureKind.LOST)
+    rows.checkpoint(job_id, "step-00000500")
+    return job_id
+
+
 Make = Callable[[Rows], int]
 
 ACTS: dict[str, tuple[str, str, str, Make]] = {
@@ -156,6 +162,15 @@ ACTS: dict[str, tuple[str, str, str, Make]] = {
     "retry in a list": (
         *("failures", "Retry", "It was not queued"),
         lambda rows: rows.failed(FailureKind.LOST),
+    ),
+    "retry from a checkpoint": (
+        *("job", "Retry from step 500", "It was not queued"),
+        broken_after_a_checkpoint,
+    ),
+    "resume": ("job", "Resume", "It was not resumed", lambda rows: rows.job(JobStatus.PAUSED)),
+    "resume in a list": (
+        *("overview", "Resume", "It was not resumed"),
+        lambda rows: rows.job(JobStatus.PAUSED),
     ),
 }
 
@@ -176,6 +191,21 @@ def test_an_act_that_a_full_disk_refuses_says_so_until_the_next(
     button(page, label).click()
     assert not errors(sound(page.run()))
     assert {status: n for status, n in runtime.service().counts().items() if n} != before
+
+
+def test_a_pause_that_a_full_disk_refuses_says_so_and_asks_nothing(
+    rows: Rows, open_page: Open, database: Path
+) -> None:
+    job_id = rows.runs({"can_pause": True})
+    page = open_page("job", id=str(job_id))
+    with full(runtime.service(), database):
+        button(page, "Pause").click()
+        assert errors(sound(page.run())) == [FULL]
+        assert page.error[0].proto.title == "It was not paused"
+    assert runtime.service().job(job_id).requested is None
+    button(page, "Pause").click()
+    assert not errors(sound(page.run()))
+    assert runtime.service().job(job_id).requested == RequestKind.PAUSING
 
 
 def test_an_emptied_cache_that_cannot_be_noted_is_said(
