@@ -2,7 +2,7 @@
 
     python -m tests.bench            # all of them
     python -m tests.bench latency    # one: latency, cancel, tree, overhead, log, idle, start, soak,
-                                    # api
+                                    # api, checkpoint
 
 Each line gives the measured figure, the baseline's, and what was aimed at. They are no tests: a
 busy machine prints larger ones and nothing fails.
@@ -34,6 +34,7 @@ from backend.store import Store
 from backend.submission import Submission
 from backend.views import JobFilter
 from tests.bench.api import api
+from tests.bench.checkpoint import checkpoint
 from tests.bench.report import line, milliseconds
 from tests.conftest import PROJECT
 from tests.server import Server, queue_job
@@ -453,7 +454,8 @@ def soak() -> None:
 
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
-    f.__name__: f for f in (latency, cancel, tree, overhead, log, idle, start, soak, api)
+    f.__name__: f
+    for f in (latency, cancel, tree, overhead, log, idle, start, soak, api, checkpoint)
 }
 
 
