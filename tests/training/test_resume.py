@@ -171,9 +171,10 @@ def _marker(folder: Path) -> dict[str, Any]:
 
 
 def _is_good(folder: Path) -> bool:
-    if not (folder / COMPLETE).exists():
+    try:
+        return bool(_marker(folder)["files"] == _files(folder))
+    except FileNotFoundError:  # unsealed, or being removed
         return False
-    return bool(_marker(folder)["files"] == _files(folder))
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:
