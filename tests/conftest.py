@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,12 +18,19 @@ from tests.waiting import cancel_and_close
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-# Two tests run at a time: a training that takes every core only gets in the way of the other.
+# Three tests run at a time: a training that takes every core only gets in the way of the other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine may take its time over an example.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_loaded_is_no_garbage() -> None:
+    """Each job's cleanup collects garbage in this process, and would look through torch, pytest and
+    all else that a test has imported: half a second, in which nothing else runs."""
+    gc.freeze()
 
 
 @pytest.fixture

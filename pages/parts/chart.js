@@ -93,11 +93,23 @@ function panelElement(root, position) {
   return figure
 }
 
+// Plotly draws in steps, and stumbles over a plot that is purged between two of them.
+const drawings = new WeakMap()
+
+function drawing(plot, promise) {
+  drawings.set(plot, Promise.allSettled([drawings.get(plot), promise]))
+}
+
+function purge(plot) {
+  Promise.resolve(drawings.get(plot)).then(() => globalThis.Plotly?.purge(plot))
+}
+
 function draw(Plotly, mount, data) {
   const look = theme(mount.root)
   const { root } = mount
   while (root.children.length > data.panels.length) {
-    Plotly.purge(root.lastChild.lastChild)
+    mount.observer.unobserve(root.lastChild.lastChild)
+    purge(root.lastChild.lastChild)
     root.lastChild.remove()
   }
   data.panels.forEach((panel, position) => {
@@ -106,11 +118,11 @@ function draw(Plotly, mount, data) {
     caption.textContent = panel.title
     plot.setAttribute("role", "img")
     plot.setAttribute("aria-label", position ? panel.title : data.summary)
-    Plotly.react(plot, traces(panel, look), layout(panel, look, data.revision, position === 0), {
+    drawing(plot, Plotly.react(plot, traces(panel, look), layout(panel, look, data.revision, position === 0), {
       typesetMath: false, displaylogo: false, displayModeBar: position || touch() ? false : "hover", doubleClick: "reset",
       modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
       toImageButtonOptions: { filename: data.revision, scale: 2 },
-    })
+    }))
     mount.observer.observe(plot)
   })
 }
@@ -123,7 +135,7 @@ export default function ({ data, parentElement }) {
     mount = { root, observer: new ResizeObserver((entries) => {
       for (const { target } of entries) {
         // A hidden tab has no width, and Plotly throws on it.
-        if (target.offsetWidth && target.data) globalThis.Plotly.Plots.resize(target)
+        if (target.offsetWidth && target.data) drawing(target, globalThis.Plotly.Plots.resize(target))
       }
     }) }
     mounts.set(root, mount)
@@ -149,7 +161,7 @@ export default function ({ data, parentElement }) {
   }
   return () => {
     mount.observer.disconnect()
-    for (const figure of root.children) globalThis.Plotly?.purge(figure.lastChild)
+    for (const figure of root.children) purge(figure.lastChild)
     mounts.delete(root)
   }
 }

@@ -126,25 +126,6 @@ def test_char_lm_learns_and_writes(tmp_path: Path, text: Path) -> None:
     assert (job.paths.checkpoints / "step-00000060" / "COMPLETE").exists()
 
 
-@pytest.mark.parametrize("recipe", ["digits", "char_lm"])
-def test_the_same_seed_gives_the_same_losses(tmp_path: Path, text: Path, recipe: str) -> None:
-    def losses(seed: int, name: str) -> list[float]:
-        params: Params = (
-            DigitsParams(epochs=1, batch_size=64, seed=seed, device="cpu")
-            if recipe == "digits"
-            else CharLmParams(
-                **TINY, text_path=text, steps=10, dropout=0.1, seed=seed, device="cpu"
-            )
-        )
-        job = train(params, tmp_path / name)
-        assert job.code == 0, job.log
-        return job.curve("train_loss") + job.curve("eval_loss")
-
-    first = losses(1, "a")
-    assert losses(1, "b") == first
-    assert losses(2, "c") != first
-
-
 def test_attention_never_sees_what_comes_later() -> None:
     torch.manual_seed(0)
     model = char_lm.Gpt(CharLmParams(**TINY)).eval()

@@ -291,10 +291,14 @@ def test_a_training_killed_at_a_random_moment_goes_on_from_its_newest_checkpoint
 
 def test_a_training_killed_by_the_clock_goes_on_too(job: NewJob, whole: dict[str, Job]) -> None:
     killed = job()
-    alarm = "signal.setitimer(signal.ITIMER_REAL, 0.05)"
-    clock = f"after(signalbox.Run, 'log', {{}}, lambda: {alarm})"
     lives = 0
-    while (code := killed.resume(clock.format(1 + lives % 3))) != 0:
+
+    def clock() -> str:
+        seconds = 0.02 * (1 + lives)  # more each time: a busy machine comes to the end as well
+        alarm = f"signal.setitimer(signal.ITIMER_REAL, {seconds})"
+        return f"after(signalbox.Run, 'log', {1 + lives % 3}, lambda: {alarm})"
+
+    while (code := killed.resume(clock())) != 0:
         assert code == -14, killed.log
         lives += 1
         assert lives < 100
