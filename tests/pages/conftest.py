@@ -1,5 +1,6 @@
 """Pages are drawn by Streamlit's own test runner, on a real database with rows written here."""
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from backend.diagnosis import Detail
@@ -24,6 +26,15 @@ HOSTILE = (
 )
 
 Open = Callable[..., AppTest]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _installed_packages_are_looked_through_once() -> Iterator[None]:
+    """Streamlit's runner does it for each page that it draws, which takes longer than the page."""
+    with pytest.MonkeyPatch.context() as patch:
+        scan = functools.cache(manifest_scanner.scan_component_manifests)
+        patch.setattr(manifest_scanner, "scan_component_manifests", scan)
+        yield
 
 
 class Rows:
