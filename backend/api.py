@@ -24,7 +24,9 @@ from pydantic import BaseModel, BeforeValidator
 from starlette.types import Receive, Scope, Send
 
 from backend import runtime
+from backend.columns import curve_as_json
 from backend.curve import point_as_json
+from backend.curve_index import X
 from backend.door import read_body
 from backend.models import JobStatus, RequestKind
 from backend.refusals import HANDLERS, BusyError, NotAllowedError, WrongError, answers
@@ -35,6 +37,9 @@ from backend.shapes import (
     Checkpoints,
     Cleanups,
     Comparison,
+    Curve,
+    CurveMarks,
+    Curves,
     Emptied,
     Errors,
     Extended,
@@ -82,6 +87,8 @@ MAX_JOBS: Final = 1000
 MAX_POINTS: Final = 10_000
 MAX_LOG_BYTES: Final = 2**20
 MAX_COMPARED: Final = 100
+MIN_BINS: Final = 16
+MAX_BINS: Final = 2000
 MAX_ID: Final = 2**63 - 1
 
 T = TypeVar("T")
@@ -112,6 +119,21 @@ def _as_number(raw: object) -> object:
 
 JobId = Annotated[
     int, BeforeValidator(_as_number), Path(description="The job's number.", examples=[12])
+]
+
+
+JobIds = Annotated[
+    str,
+    Query(
+        max_length=2000,
+        json_schema_extra={"pattern": r"^[0-9]{1,18}(,[0-9]{1,18})*$"},
+        description=f"Numbers of at most {MAX_COMPARED} jobs, with commas.",
+        examples=["1,2"],
+    ),
+]
+Bins = Annotated[int, Query(ge=MIN_BINS, le=MAX_BINS, description="Bins at most.")]
+Names = Annotated[
+    list[str] | None, Query(description="Only series of these names.", examples=[["train_loss"]])
 ]
 
 
@@ -349,6 +371,105 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
             return f'{{"job_id": {job_id}, "points": [{points}], "total": {curve.total}}}'.encode()
 
         return Response(await long_desk.do(read), media_type="application/json")
+
+    @api.get(
+        "/api/training/curve/{job_id}",
+        tags=["look"],
+        summary="The curve of a job in bins, for a chart",
+        response_model=Curve,
+        responses=answers(404),
+    )
+    async def curve(
+        job_id: JobId,
+        bins: Bins = 1000,
+        level: Annotated[
+            int | None,
+            Query(ge=0, le=64, description="With after_row: the level that you have."),
+        ] = None,
+        after_row: Annotated[
+            int | None,
+            Query(
+                ge=0,
+                le=MAX_ID,
+                description="An increment: only the bins from this row on, which is where your "
+                "last bin begins. Where the curve has outgrown `level` you get all of it.",
+            ),
+        ] = None,
+        x: Annotated[X, Query(description="What begin and end are; a time in ms since 1970.")] = (
+            "step"
+        ),
+        begin: Annotated[
+            float | None, Query(allow_inf_nan=False, description="Only from here, and finer.")
+        ] = None,
+        end: Annotated[
+            float | None, Query(allow_inf_nan=False, description="Up to here; with begin.")
+        ] = None,
+        name: Names = None,
+    ) -> Response:
+        """As many bins as a screen has room for, whatever the number of points: lowest, highest
+        and mean of each. Takes milliseconds, also of ten million points."""
+        if (begin is None) != (end is None):
+            raise WrongError("begin", "Give begin and end, or neither.")
+
+        def read() -> str:
+            found = _service().curve(
+                job_id, bins, level=level, after_row=after_row, x=x, begin=begin, end=end
+            )
+            live = not _service().job(job_id).status.ended
+            return curve_as_json(job_id, found, name or (), live=live)
+
+        return Response(await desk.do(read), media_type="application/json")
+
+    @api.get(
+        "/api/training/curves",
+        tags=["look"],
+        summary="The curves of several jobs",
+        response_model=Curves,
+        responses=answers(404),
+    )
+    async def curves(job_ids: JobIds, bins: Bins = 200, name: Names = None) -> Response:
+        """Whole curves in bins, as those of one job."""
+        wanted = _job_ids(job_ids)
+
+        def read() -> str:
+            service = _service()
+            found = (
+                curve_as_json(
+                    job_id,
+                    service.curve(job_id, bins),
+                    name or (),
+                    live=not service.job(job_id).status.ended,
+                )
+                for job_id in wanted
+            )
+            return f'{{"curves": [{", ".join(found)}]}}'
+
+        return Response(await long_desk.do(read), media_type="application/json")
+
+    @api.get(
+        "/api/training/marks/{job_id}",
+        tags=["look"],
+        summary="What to mark on the axis of a curve",
+        response_model=CurveMarks,
+        responses=answers(404),
+    )
+    async def marks(job_id: JobId) -> Response:
+        """Checkpoints, pauses, resumes, stalls and the end."""
+
+        def work() -> Mapping[str, Any]:
+            return {
+                "marks": [
+                    {
+                        "kind": mark.kind,
+                        "step": mark.step,
+                        "time": mark.at.timestamp() * 1000,
+                        "text": mark.text,
+                    }
+                    for mark in _service().marks(job_id)
+                ]
+            }
+
+        return await answer(CurveMarks, work)
 
     @api.get(
         "/api/training/logs/{job_id}",
@@ -607,23 +728,9 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         response_model=Comparison,
         responses=answers(404),
     )
-    async def compare(
-        job_ids: Annotated[
-            str,
-            Query(
-                max_length=2000,
-                json_schema_extra={"pattern": r"^[0-9]{1,18}(,[0-9]{1,18})*$"},
-                description=f"Numbers of at most {MAX_COMPARED} jobs, with commas.",
-                examples=["1,2"],
-            ),
-        ],
-    ) -> Response:
+    async def compare(job_ids: JobIds) -> Response:
         """Which parameters differ, and who is best at what."""
-        if not re.fullmatch(r"[0-9]{1,18}(,[0-9]{1,18})*", job_ids, re.ASCII):
-            raise WrongError("job_ids", "Must be numbers of jobs with commas between them, as 1,2.")
-        wanted = list(dict.fromkeys(map(int, job_ids.split(","))))
-        if len(wanted) > MAX_COMPARED:
-            raise WrongError("job_ids", f"At most {MAX_COMPARED} jobs can be compared.")
+        wanted = _job_ids(job_ids)
         return await answer(Comparison, lambda: _service().compare(wanted), at=long_desk)
 
     @api.get(
@@ -700,6 +807,16 @@ def _service() -> Service:
 
 def _submitted(job_id: int) -> Submitted:
     return Submitted(job_id=job_id, status=JobStatus.QUEUED)
+
+
+def _job_ids(text: str) -> list[int]:
+    """Each number once."""
+    if not re.fullmatch(r"[0-9]{1,18}(,[0-9]{1,18})*", text, re.ASCII):
+        raise WrongError("job_ids", "Must be numbers of jobs with commas between them, as 1,2.")
+    wanted = list(dict.fromkeys(map(int, text.split(","))))
+    if len(wanted) > MAX_COMPARED:
+        raise WrongError("job_ids", f"At most {MAX_COMPARED} jobs can be looked at together.")
+    return wanted
 
 
 def _require(job_id: int, allows: Callable[[JobStatus], bool], otherwise: str) -> None:

@@ -45,6 +45,7 @@ _LOGS: Final = (
 )
 _OWN: Final = re.compile(
     rf"(?:{'|'.join(map(re.escape, (*_LOGS, 'stop.json')))})(?:\.tmp)?"
+    r"|(?:metrics|seen)\.index(?:-journal)?"
     r"|(?:progress|exit)\.json\.[0-9]+(?:\.tmp)?|exit\.json\.room"
 )
 """Signalbox's own files, and what they are called while they are being written."""

@@ -189,8 +189,7 @@ def masked(points: Sequence[Point], mask: Mask) -> Sequence[Point]:
 
     def shown(name: str) -> str:
         if name not in names:
-            plain = name in _PLAIN_NAMES
-            names[name] = name if plain else mask.text(name, cut_at=MAX_TEXT)
+            names[name] = masked_name(name, mask)
         return names[name]
 
     return [
@@ -202,6 +201,11 @@ def masked(points: Sequence[Point], mask: Mask) -> Sequence[Point]:
         for point in points
         for time in (point.timestamp,)
     ]
+
+
+def masked_name(name: str, mask: Mask) -> str:
+    """The name of a series without the values of a job's variables."""
+    return name if name in _PLAIN_NAMES else mask.text(name, cut_at=MAX_TEXT)
 
 
 def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
@@ -309,7 +313,7 @@ class _Pace:
         self._peak = 0.0
 
     def add(self, step: int, text: str | None) -> None:
-        at = _instant(text)
+        at = instant(text)
         if at is None:
             return
         if self._begin is None or self.last_at is None:
@@ -631,7 +635,8 @@ def _time_of(part: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _instant(text: str | None) -> datetime | None:
+def instant(text: str | None) -> datetime | None:
+    """An ISO 8601 time, in UTC where it names no zone; None where it is none."""
     try:
         at = datetime.fromisoformat(text or "")
         return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
@@ -665,7 +670,7 @@ def as_count(value: Any) -> int | None:
 
 def is_time(text: str) -> bool:
     """Whether it is an ISO 8601 time. That is no secret, though a variable may hold a day."""
-    return _instant(text) is not None
+    return instant(text) is not None
 
 
 def as_text(value: str, mask: Mask = NO_MASK) -> str:

@@ -114,6 +114,11 @@ class Pool:
         leader = leader_of(job, self._paths.run(job.id), self._around.nonce)
         return leader is not None and leader.alive()
 
+    def supervised(self) -> Sequence[int]:
+        """The jobs that run now."""
+        with self._lock:
+            return list(self._supervisors)
+
     def supervisor(self, job_id: int) -> Supervisor | None:
         """Who supervises this job; None where nobody does."""
         return self._supervisors.get(job_id)

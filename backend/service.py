@@ -19,21 +19,25 @@ from typing import Final
 import psutil
 from filelock import FileLock, Timeout
 
-from backend import analytics, archive, diagnosis, log, stacks
+from backend import analytics, archive, diagnosis, log, stacks, stall
 from backend.analytics import Compared, Comparison, JobAnalytics
 from backend.archive import Checkpoint
+from backend.bins import Curve, CurveSummary, curve_of, summary_of_points
 from backend.curve import (
     MAX_TEXT,
     History,
     Point,
     figures_of,
     masked,
+    masked_name,
     parse_point,
     read_figures,
     read_history,
     read_points,
     thin,
 )
+from backend.curve_index import X
+from backend.curves import Curves
 from backend.gpu import MemorySource, empty_cache, find_source
 from backend.log import LogSlice
 from backend.mask import Mask, mask_of
@@ -67,6 +71,7 @@ from backend.submission import (
 )
 from backend.supervisor import MAX_STACKS_BYTES, Supervisor, Surroundings
 from backend.views import (
+    CurveMark,
     DeviceView,
     FailureCount,
     FailureView,
@@ -74,6 +79,7 @@ from backend.views import (
     JobPage,
     JobView,
     Machine,
+    MarkKind,
     QueueView,
     RunFile,
 )
@@ -116,6 +122,7 @@ class Service:
         self._store: Store
         self._source: MemorySource
         self._pool: Pool
+        self._curves: Curves
 
     def start(self, *, run_jobs: bool = True) -> None:
         """Open the data folder, take over running jobs and work on the queue.
@@ -150,10 +157,12 @@ class Service:
         devices = self._source.devices()
         around = Surroundings(self.settings, self._store, self._source, nonce)
         self._pool = Pool(around, self._paths, self.settings.workers or max(1, len(devices)))
+        self._curves = Curves(self._paths, self._pool.supervised)
         try:
             self._read_back(nonce)
             if run_jobs:
                 self._pool.start()
+            self._curves.start()
         except BaseException as error:
             self.close()
             if isinstance(error, StoreError):
@@ -166,6 +175,7 @@ class Service:
     def close(self) -> int:
         """Stop supervising; return how many jobs go on running without a server."""
         left = self._pool.close()
+        self._curves.close()
         self._store.close()
         self._lock.release()
         return left
@@ -448,14 +458,10 @@ class Service:
     def history(self, job_id: int) -> Sequence[Point]:
         """The curve: at most 2,000 points, oldest first. Raises UnknownJobError."""
         mask = mask_of(self._job(job_id).env)
-        if supervisor := self._pool.supervisor(job_id):
-            points = supervisor.points()
-        else:
+        points = self._reported(job_id)
+        if not points and not self._pool.supervisor(job_id):
             paths = self._paths.run(job_id)
-            reader = ProgressReader(paths.progress)
-            reader.look()
-            points = reader.reading.history if reader.reading else ()
-            points = points or read_points(paths.metrics) or read_points(paths.seen)
+            points = read_points(paths.metrics) or read_points(paths.seen)
         return masked(points, mask)
 
     def metrics(self, job_id: int, since_step: int | None, most: int) -> History:
@@ -471,6 +477,60 @@ class Service:
         after = -1 if since_step is None else since_step
         points = [point for point in self.history(job_id) if point.step > after]
         return History(thin(points, most), len(points))
+
+    def curve(
+        self,
+        job_id: int,
+        most: int = 1000,
+        *,
+        level: int | None = None,
+        after_row: int | None = None,
+        x: X = "step",
+        begin: float | None = None,
+        end: float | None = None,
+    ) -> Curve:
+        """The curve, or a stretch of it, in at most `most` bins, as `CurveIndex.curve` has it.
+
+        However long it is, that takes some milliseconds. One that is in no file of points is always
+        answered whole. Raises UnknownJobError.
+        """
+        mask = mask_of(self._job(job_id).env)
+        index = self._curves.of(job_id)
+        curve = index.curve(most, level=level, after_row=after_row, x=x, begin=begin, end=end)
+        if not curve.rows and curve.indexed == 1:
+            curve = curve_of(self._reported(job_id), most)
+        if not mask:
+            return curve
+        names = {number: masked_name(name, mask) for number, name in curve.names.items()}
+        return replace(curve, names=names)
+
+    def curve_summary(self, job_id: int) -> CurveSummary:
+        """What the whole curve comes to, as quickly as `curve`. Raises UnknownJobError."""
+        mask = mask_of(self._job(job_id).env)
+        summary = self._curves.of(job_id).summary()
+        if not summary.rows:
+            summary = summary_of_points(self._reported(job_id))
+        if not mask:
+            return summary
+        series = {masked_name(name, mask): figures for name, figures in summary.series.items()}
+        return replace(summary, series=series)
+
+    def marks(self, job_id: int) -> Sequence[CurveMark]:
+        """What is to be marked on the axis of a job's curve, oldest first. Raises
+        UnknownJobError."""
+        paths, mask = self._kept(job_id)
+        found = [
+            CurveMark("checkpoint", c.step, c.created_at, f"Checkpoint {mask.text(c.name)}")
+            for c in archive.checkpoints(paths)
+            if c.complete
+        ]
+        has_run = False
+        for event in self.timeline(job_id):
+            kind = _mark_kind(event, has_run)
+            has_run = has_run or event.to_status is JobStatus.RUNNING
+            if kind:
+                found.append(CurveMark(kind, None, event.at, event.message))
+        return sorted(found, key=lambda mark: mark.at)
 
     def log_tail(self, job_id: int, lines: int = 200) -> str:
         """The end of the log as a terminal would show it: bars collapsed, no escape codes.
@@ -705,6 +765,14 @@ class Service:
         phases = [replace(p, phase=mask.text(p.phase, MAX_TEXT)) for p in found.phases]
         return replace(found, phases=phases)
 
+    def _reported(self, job_id: int) -> Sequence[Point]:
+        """The points of a job that are in no file of their own, as it reports them itself."""
+        if supervisor := self._pool.supervisor(job_id):
+            return supervisor.points()
+        reader = ProgressReader(self._paths.run(job_id).progress)
+        reader.look()
+        return reader.reading.history if reader.reading else ()
+
     def _kept(self, job_id: int) -> tuple[RunPaths, Mask]:
         """A job's folder, and what hides the values of its environment variables in it."""
         return self._paths.run(job_id), mask_of(self._job(job_id).env)
@@ -816,6 +884,19 @@ class Service:
 def _is_id(job_id: int) -> bool:
     """SQLite has no larger numbers, and refuses them with an error of its own."""
     return 0 < job_id < 2**63
+
+
+def _mark_kind(event: Event, has_run: bool) -> MarkKind | None:
+    """How an event of a job's timeline is marked on its curve; None where it is not."""
+    match event.to_status:
+        case None:
+            return "stall" if event.message.startswith(stall.STALLED) else None
+        case JobStatus.PAUSED:
+            return "pause"
+        case JobStatus.RUNNING:
+            return "resume" if has_run else None
+        case status:
+            return "end" if status.ended else None
 
 
 def _paused_seconds(job: Job) -> float:

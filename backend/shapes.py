@@ -31,6 +31,7 @@ from backend.submission import (
     Submission,
     sentence,
 )
+from backend.views import MarkKind
 
 MAX_DEVICES: Final = 1024
 
@@ -398,6 +399,73 @@ class Metrics(Shape):
         examples=[[{"step": 1, "epoch": 1, "train_loss": 2.9, "timestamp": "2026-11-23T18:02:45Z"}]]
     )
     total: int = Field(description="How many points there are, before they were thinned.")
+
+
+class CurveBins(BaseModel):
+    """Where each bin is. Of level 0, where a bin is one row, there is no `last_…`."""
+
+    step: Sequence[int] = Field(description="Of its first row.")
+    epoch: Sequence[float | None]
+    time: Sequence[float | None] = Field(description="Milliseconds since 1970, UTC.")
+    last_step: Sequence[int] | None = Field(default=None, description="Of its last row.")
+    last_epoch: Sequence[float | None] | None = None
+    last_time: Sequence[float | None] | None = None
+
+
+class CurveSeries(BaseModel):
+    """One series, in the bins that have a value of it. Of level 0 it has `mean` alone, the
+    value itself."""
+
+    bin: Sequence[int] | None = Field(
+        default=None, description="Which of the bins; left out where all have a value."
+    )
+    mean: Sequence[float | None] = Field(description="null: no value was a number.")
+    min: Sequence[float | None] | None = None
+    max: Sequence[float | None] | None = None
+    min_step: Sequence[int | None] | None = None
+    max_step: Sequence[int | None] | None = None
+    bad: Sequence[Sequence[int]] | None = Field(
+        default=None,
+        description="Where values were NaN or infinite: which bin, and how many.",
+    )
+
+
+class Curve(BaseModel):
+    """A curve in bins of 2^level rows that follow each other. A row is one line that was logged. A
+    bin that is full never changes."""
+
+    job_id: int = Field(examples=[12])
+    rows: int = Field(description="Of the whole curve, as far as it was read.")
+    indexed: float = Field(
+        description="How much of it was read, 0 to 1: a long one that was never asked for takes a "
+        "while. Ask again."
+    )
+    live: bool = Field(description="The job has not ended, so there may be more.")
+    level: int
+    first_row: int = Field(description="Of the first bin here; 0: this is the whole curve.")
+    bins: CurveBins
+    series: Mapping[str, CurveSeries]
+
+
+class Curves(BaseModel):
+    """Several curves, in the order in which they were asked for."""
+
+    curves: Sequence[Curve]
+
+
+class CurveMarkShape(Shape):
+    """Something to mark on the axis of a curve."""
+
+    kind: MarkKind
+    step: int | None = Field(description="null: it is at a time.")
+    time: float = Field(description="Milliseconds since 1970, UTC.")
+    text: str = Field(examples=["Checkpoint step-00000500"])
+
+
+class CurveMarks(Shape):
+    """Checkpoints, pauses, resumes, stalls and the end, oldest first."""
+
+    marks: Sequence[CurveMarkShape]
 
 
 class Logs(Shape):

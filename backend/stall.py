@@ -65,6 +65,10 @@ def timeout_message(timeout_seconds: float) -> str:
     return f"Training timed out - no progress updates for {duration(timeout_seconds)}"
 
 
+STALLED: Final = "No progress for "
+"""How the line of a job's timeline begins that says that the stacks were taken."""
+
+
 def duration(seconds: float) -> str:
     """`10 minutes`, `1 minute`, `30 seconds`: whole minutes where they are whole."""
     minutes = round(seconds / 60, 6)

@@ -40,7 +40,7 @@ from backend.processes import (
 from backend.progress import PhaseClock, ProgressReader, Reading
 from backend.settings import Settings
 from backend.spec import Ending, StopFile
-from backend.stall import StallClock, duration, timeout_message
+from backend.stall import STALLED, StallClock, duration, timeout_message
 from backend.store import MAX_RETRY_WAIT_SECONDS, Store, StoreError
 
 logger = logging.getLogger(__name__)
@@ -289,6 +289,10 @@ class Supervisor:
             self._see_to_pause(self._leader, now)
         if self._stall.warned and not self._stacks_taken:
             self._stacks_taken = self.take_stacks()
+            if self._stacks_taken:
+                silent = duration(round(self._stall.silent_seconds, 1))
+                told = f"{STALLED}{silent}; what it was doing was written into stacks.txt"
+                self._store.try_to_note(self.job_id, told)
         if self._stall.expired:
             return self._time_out(self._leader, now)
         return False

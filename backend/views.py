@@ -110,6 +110,19 @@ class FailureView:
     detail: Detail = field(default_factory=Detail)  # what else was found out
 
 
+MarkKind = Literal["checkpoint", "pause", "resume", "stall", "end"]
+
+
+@dataclass(frozen=True)
+class CurveMark:
+    """Something that happened to a job, to be marked on the axis of its curve."""
+
+    kind: MarkKind
+    step: int | None
+    at: datetime
+    text: str
+
+
 @dataclass(frozen=True)
 class FailureCount:
     day: date  # in UTC

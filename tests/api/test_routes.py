@@ -25,7 +25,7 @@ from backend.models import Job
 from backend.paths import DataPaths
 from backend.refusals import BusyError
 from backend.service import MAX_QUEUED
-from backend.shapes import Status
+from backend.shapes import Curve, CurveMarks, Curves, Status
 from backend.store import Store
 from tests.server import Server
 from tests.waiting import wait_until
@@ -303,6 +303,7 @@ def test_the_queue_is_told_in_its_order(client: httpx.Client, started: Started) 
 
 ROUTES = [
     ("GET", "status/{}"), ("GET", "metrics/{}"), ("GET", "logs/{}"), ("GET", "{}/errors"),
+    ("GET", "curve/{}"), ("GET", "marks/{}"),
     ("GET", "{}/spec"), ("GET", "checkpoints/{}"), ("GET", "{}/download/model"),
     ("GET", "{}/download/logs"),
     ("GET", "{}/analytics"), ("POST", "cancel/{}"), ("POST", "pause/{}"), ("POST", "resume/{}"),
@@ -366,6 +367,65 @@ def test_metrics_are_whole_thinned_or_only_what_is_new(
     new = metrics(client, job_id, since_step=47)
     assert [point["step"] for point in new["points"]] == [48, 49, 50]
     assert metrics(client, job_id, since_step=50) == {"job_id": job_id, "points": [], "total": 0}
+
+
+def test_a_curve_comes_in_bins_whole_in_pieces_or_with_others(
+    client: httpx.Client, started: Started
+) -> None:
+    job_id = started(LOGS_POINTS)
+    wait_for(client, job_id, "completed")
+
+    def curve(**query: object) -> Curve:
+        answer = client.get(f"/api/training/curve/{job_id}", params=query)  # type: ignore[arg-type]
+        assert answer.status_code == 200, answer.text
+        return Curve.model_validate_json(answer.content, strict=False)
+
+    whole = curve()
+    assert (whole.job_id, whole.rows, whole.level, whole.first_row) == (job_id, 51, 0, 0)
+    assert (whole.indexed, whole.live) == (1, False)
+    assert list(whole.bins.step) == [*range(1, 51), 50]
+    assert whole.bins.last_step is None
+    assert whole.bins.time[0]
+    train, held_out = whole.series["train_loss"], whole.series["eval_loss"]
+    assert (train.bin, train.mean[16], train.min) == (list(range(50)), 99, None)
+    assert (held_out.bin, held_out.mean, held_out.bad) == ([50], [None], [[50, 1]])
+
+    coarse = curve(bins=16, name="train_loss")
+    assert (coarse.level, len(coarse.bins.step)) == (2, 13)
+    assert list(coarse.bins.last_step or ())[:2] == [4, 8]
+    assert set(coarse.series) == {"train_loss"}
+    train = coarse.series["train_loss"]
+    assert (train.max or ())[4] == 99
+    assert (train.max_step or ())[4] == 17
+    assert (train.mean or ())[0] == round((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4, 6)
+
+    news = curve(bins=16, level=2, after_row=48)
+    assert (news.first_row, list(news.bins.step)) == (48, [49])
+    assert curve(bins=16, level=1, after_row=48).first_row == 0
+    assert list(curve(begin=20, end=22).bins.step) == [*range(1, 51), 50]  # of one kept bin
+    assert list(curve(begin=60, end=70).bins.step) == []
+
+    for path, told in {
+        f"curve/{job_id}?begin=3": "begin and end",
+        f"curve/{job_id}?bins=3": "bins",
+        f"curve/{job_id}?begin=nan&end=3": "begin",
+        f"curve/{job_id}?x=loss": "x",
+        "curves?job_ids=1,,2": "commas",
+        f"curves?job_ids={','.join(map(str, range(1, 102)))}": "At most 100",
+    }.items():
+        answer = client.get(f"/api/training/{path}")
+        assert answer.status_code == 422, path
+        assert told in answer.json()["detail"], path
+    for path in ("curve/99999", f"curves?job_ids={job_id},99999", "marks/99999"):
+        assert client.get(f"/api/training/{path}").status_code == 404
+
+    other = started("raise SystemExit")
+    answer = client.get(f"/api/training/curves?job_ids={other},{job_id}&name=train_loss&bins=16")
+    both = Curves.model_validate_json(answer.content).curves
+    assert [(c.job_id, c.rows, len(c.series)) for c in both] == [(other, 0, 0), (job_id, 51, 1)]
+
+    marks = CurveMarks.model_validate_json(client.get(f"/api/training/marks/{job_id}").content)
+    assert [(mark.kind, mark.step) for mark in marks.marks] == [("end", None)]
 
 
 def test_a_script_that_keeps_no_history_has_metrics_too(
