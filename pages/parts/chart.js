@@ -4,42 +4,6 @@
 
 const mounts = new WeakMap()
 
-// One download for all charts of a browser page, whatever mounts and unmounts.
-function plotly(url) {
-  const shared = (globalThis.__signalbox ??= {})
-  shared[url] ??= new Promise((resolve, reject) => {
-    const script = document.createElement("script")
-    script.src = url
-    script.onload = () => (globalThis.Plotly ? resolve(globalThis.Plotly) : reject(new Error("no Plotly")))
-    script.onerror = () => {
-      delete shared[url] // so that the next update tries again
-      script.remove()
-      reject(new Error("not loaded"))
-    }
-    document.head.append(script)
-  })
-  return shared[url]
-}
-
-function theme(element) {
-  const style = getComputedStyle(element)
-  const read = (name, otherwise) => style.getPropertyValue(name).trim() || otherwise
-  return {
-    text: read("--st-text-color", "#222"),
-    quiet: read("--st-gray-text-color", "#666"),
-    line: read("--st-border-color", "#ddd"),
-    paper: read("--st-background-color", "#fff"),
-    font: read("--st-font", "sans-serif"),
-    colors: read("--st-chart-categorical-colors", "#0072b2,#d55e00,#009e73").split(",").map((c) => c.trim()),
-  }
-}
-
-// On a touch screen a drag scrolls the page, and the buttons would lie on the legend.
-const touch = () => matchMedia("(pointer: coarse)").matches
-
-// Plotly reads tags in a name; and whether MathJax is there, where it finds dollar signs.
-const asText = (name) => name.replaceAll("&", "&amp;").replaceAll("<", "&lt;")
-
 // JSON has no NaN: null is a gap in the line. Each label says the step of its own point, because the
 // losses are measured at different steps.
 function traces(panel, look) {
@@ -91,17 +55,6 @@ function panelElement(root, position) {
   figure.append(document.createElement("figcaption"), document.createElement("div"))
   root.append(figure)
   return figure
-}
-
-// Plotly draws in steps, and stumbles over a plot that is purged between two of them.
-const drawings = new WeakMap()
-
-function drawing(plot, promise) {
-  drawings.set(plot, Promise.allSettled([drawings.get(plot), promise]))
-}
-
-function purge(plot) {
-  Promise.resolve(drawings.get(plot)).then(() => globalThis.Plotly?.purge(plot))
 }
 
 function draw(Plotly, mount, data) {

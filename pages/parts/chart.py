@@ -28,7 +28,7 @@ _draw = st.components.v2.component(
     "signalbox_chart",
     html='<div class="signalbox-chart"></div>\n<div class="signalbox-notice" role="status"></div>',
     css=(_HERE / "chart.css").read_text(encoding="utf-8"),
-    js=(_HERE / "chart.js").read_text(encoding="utf-8"),
+    js=plotly_script.with_shared("chart.js"),
     isolate_styles=False,  # Plotly puts its styles into the document
 )
 
