@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import httpx
 import pytest
@@ -20,9 +21,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+def open_client(server: Server, **options: Any) -> httpx.Client:
+    """A client of this server. It looks for no certificates: to load them takes longer than most
+    tests, and none is asked for here."""
+    return httpx.Client(base_url=server.url, timeout=30, verify=False, **options)
+
+
 @pytest.fixture
 def client(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=30) as client:
+    with open_client(server) as client:
         yield client
 
 

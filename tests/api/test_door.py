@@ -9,6 +9,8 @@ import pytest
 import websockets.exceptions
 from websockets.sync.client import connect
 
+from backend.door import is_local_address
+from tests.api.conftest import open_client
 from tests.server import Server
 
 TOKEN = "a-long-random-word"
@@ -28,6 +30,13 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that asks for a token."""
     with Server(tmp_path_factory.mktemp("locked") / "data", token=TOKEN) as server:
         yield server
+
+
+@pytest.fixture
+def stranger(locked: Server) -> Iterator[httpx.Client]:
+    """A client of that server that has no token."""
+    with open_client(locked) as client:
+        yield client
 
 
 def count(client: httpx.Client) -> int:
@@ -157,25 +166,27 @@ def test_every_answer_tells_browsers_to_keep_others_out(client: httpx.Client) ->
 @pytest.mark.parametrize(
     "authorization", [None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "é"]
 )
-def test_without_the_token_nobody_comes_in(locked: Server, authorization: str | None) -> None:
+def test_without_the_token_nobody_comes_in(
+    stranger: httpx.Client, authorization: str | None
+) -> None:
     headers = {} if authorization is None else {"Authorization": authorization.encode()}
     for path in ("/", "/_stcore/host-config", "/api/training/jobs", "/api/openapi.json", "/x.js"):
-        answer = httpx.get(locked.url + path, headers=headers)
+        answer = stranger.get(path, headers=headers)
         assert "token" in refused(answer, 401)
         assert answer.headers["www-authenticate"] == "Bearer"
-    answer = httpx.post(f"{locked.url}/api/gpu/empty-cache", headers={**headers, **HERE})
+    answer = stranger.post("/api/gpu/empty-cache", headers={**headers, **HERE})
     refused(answer, 401)
 
 
 def test_with_the_token_everything_answers(locked: Server) -> None:
-    with httpx.Client(base_url=locked.url, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+    with open_client(locked, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         for path in EVERYWHERE:
             assert client.get(path).status_code == 200
 
 
-def test_that_the_server_lives_is_told_without_a_token(locked: Server) -> None:
-    assert httpx.get(f"{locked.url}/health").json() == {"status": "ok"}
-    assert httpx.get(f"{locked.url}/_stcore/health").status_code == 200
+def test_that_the_server_lives_is_told_without_a_token(stranger: httpx.Client) -> None:
+    assert stranger.get("/health").json() == {"status": "ok"}
+    assert stranger.get("/_stcore/health").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/ws/training/1", "/_stcore/stream"])
@@ -186,8 +197,10 @@ def test_websockets_ask_for_the_token(locked: Server, path: str) -> None:
     assert refusal.value.response.status_code == 401
 
 
-def test_a_browser_signs_in_once_and_its_cookie_does_not_hold_the_token(locked: Server) -> None:
-    with httpx.Client(base_url=locked.url) as browser:
+def test_a_browser_signs_in_once_and_its_cookie_does_not_hold_the_token(
+    locked: Server, stranger: httpx.Client
+) -> None:
+    with open_client(locked) as browser:
         page = browser.get("/jobs", headers={"Accept": "text/html,*/*"})
         assert page.status_code == 401
         assert "Sign in" in page.text
@@ -212,17 +225,29 @@ def test_a_browser_signs_in_once_and_its_cookie_does_not_hold_the_token(locked: 
         headers = {"Cookie": f"{mine[0]}={mine[1]}"}
         for others in ('tok={"a":1}', 'a="x', "weird[]=1", f"{mine[0]}=old"):
             jar = {"Cookie": f"{others}; {headers['Cookie']}"}
-            assert httpx.get(f"{locked.url}/jobs", headers=jar).status_code == 200
+            assert stranger.get("/jobs", headers=jar).status_code == 200
     with connect(locked.url.replace("http", "ws") + "/_stcore/stream", additional_headers=headers):
         pass
     wrong = {"Cookie": f'{mine[0]}="; a=\x01'}
-    refused(httpx.get(f"{locked.url}/jobs", headers=wrong), 401)
+    refused(stranger.get("/jobs", headers=wrong), 401)
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "::", ""])
-def test_a_server_for_others_does_not_start_without_a_token(tmp_path: Path, address: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "is_local"),
+    [
+        *((address, False) for address in ("0.0.0.0", "::", "", None, "192.168.1.20", "a.example")),
+        *((address, True) for address in ("127.0.0.1", "::1", "localhost", "unix:/run/socket")),
+    ],
+)
+def test_an_address_is_for_this_machine_alone_or_for_others(
+    address: str | None, is_local: bool
+) -> None:
+    assert is_local_address(address) is is_local
+
+
+def test_a_server_for_others_does_not_start_without_a_token(tmp_path: Path) -> None:
     server = Server(tmp_path / "data")
-    server.options = ("--server.address", address)
+    server.options = ("--server.address", "")  # which is everywhere
     assert server.launch().wait(60) != 0
     assert "set SIGNALBOX_TOKEN, or listen on 127.0.0.1" in server.output
     assert "Traceback" not in server.output
@@ -234,10 +259,10 @@ def test_a_server_for_others_starts_with_a_token_and_knows_the_names_that_it_was
 ) -> None:
     server = Server(tmp_path / "data", token=TOKEN)
     server.options = ("--server.address", "0.0.0.0", "--server.allowedHosts", "box.example")
-    with server:
+    with server, open_client(server) as client:
         for host, status in (("box.example", 200), ("127.0.0.1", 200), ("0.0.0.0", 400)):
             headers = {"Host": host, "Authorization": f"Bearer {TOKEN}"}
-            assert httpx.get(f"{server.url}/api/gpu", headers=headers).status_code == status
+            assert client.get("/api/gpu", headers=headers).status_code == status
 
 
 def test_an_app_that_another_program_serves_to_others_asks_for_a_token(tmp_path: Path) -> None:

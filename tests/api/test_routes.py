@@ -27,6 +27,7 @@ from backend.refusals import BusyError
 from backend.service import MAX_QUEUED
 from backend.shapes import Curve, CurveMarks, Curves, Status
 from backend.store import Store
+from tests.api.conftest import open_client
 from tests.server import Server
 from tests.waiting import wait_until
 
@@ -214,7 +215,7 @@ def test_a_full_queue_is_refused_and_the_bound_is_named(tmp_path: Path) -> None:
     store.close()
     with (
         Server(data, workers=1, cancel_grace_seconds=1) as server,
-        httpx.Client(base_url=server.url) as client,
+        open_client(server) as client,
     ):
         wait_for(client, 1, "running")
         body = {"script": str(script)}
@@ -744,19 +745,21 @@ def test_checkpoints_and_models_are_listed_and_downloaded_and_no_link_is_followe
     assert len(files) == 2
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["..", ".", "", "/", "../../../etc", "/etc", "step-00000002/..", "step-00000030",
-     "step-00000020", "nothing", "a\0b", "..\\..", "é" * 100, ".hidden", "checkpoints"],
-)  # fmt: skip
+NO_CHECKPOINTS = [
+    "..", ".", "", "/", "../../../etc", "/etc", "step-00000002/..", "step-00000030",
+    "step-00000020", "nothing", "a\0b", "..\\..", "é" * 100, ".hidden", "checkpoints",
+]  # fmt: skip
+
+
 def test_a_checkpoint_is_a_plain_name_of_a_complete_one(
-    client: httpx.Client, started: Started, name: str
+    client: httpx.Client, started: Started
 ) -> None:
     job_id = started(SAVES)
     wait_for(client, job_id, "completed")
-    answer = client.get(f"/api/training/{job_id}/download/model", params={"checkpoint": name})
-    assert answer.status_code == 404, answer.text
-    assert "detail" in answer.json()
+    for name in NO_CHECKPOINTS:
+        answer = client.get(f"/api/training/{job_id}/download/model", params={"checkpoint": name})
+        assert answer.status_code == 404, (name, answer.text)
+        assert "detail" in answer.json()
 
 
 def test_where_nothing_was_saved_there_is_nothing_to_download(
@@ -794,7 +797,7 @@ def test_a_download_is_bounded_in_number_and_leaves_nothing_behind_when_its_clie
         folder = os.environ["SIGNALBOX_CHECKPOINT_DIR"] + "/step-1"
         os.mkdir(folder)
         with open(folder + "/model.pt", "wb") as file:
-            file.truncate(2**29)
+            file.truncate(3 * 2**26)
         open(folder + "/COMPLETE", "w").close()
     """)
     wait_for(client, job_id, "completed")
@@ -821,8 +824,8 @@ def test_a_download_is_bounded_in_number_and_leaves_nothing_behind_when_its_clie
     before = process.memory_info().rss
     with client.stream("GET", f"/api/training/{job_id}/download/model") as answer:
         size = sum(map(len, answer.iter_raw()))
-    assert size > 2**29
-    assert process.memory_info().rss - before < 100 * 2**20
+    assert size > 3 * 2**26
+    assert process.memory_info().rss - before < 2**26, "A third of it."
 
 
 def test_a_run_folder_that_became_a_link_gives_nothing_away(

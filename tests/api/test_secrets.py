@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,7 @@ import pytest
 
 from backend.models import JobStatus
 from backend.paths import DataPaths
+from tests.api.conftest import open_client
 from tests.server import Server
 from tests.waiting import wait_until
 
@@ -47,13 +48,6 @@ print("key:", key, json.dumps({"key": quoted}), repr(quoted))
 print("_" * 1989 + key)
 print("_" * 1989 + quoted, flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    data = tmp_path_factory.mktemp("secrets") / "data"
-    with Server(data, workers=4, poll_seconds=0.05, cancel_grace_seconds=2) as server:
-        yield server
 
 
 def _pieces(value: str) -> set[str]:
@@ -182,7 +176,7 @@ def test_a_job_of_a_lost_database_keeps_its_secrets(tmp_path: Path) -> None:
     script.write_text(TALKATIVE + "import time; time.sleep(600)")
     server = Server(tmp_path / "data", poll_seconds=0.05, cancel_grace_seconds=2)
     body = {"script": str(script), "env": ENV}
-    with server, httpx.Client(base_url=server.url, timeout=30) as client:
+    with server, open_client(server) as client:
         job_id = client.post("/api/training/execute", json=body).json()["job_id"]
         paths = DataPaths(server.data)
         log = paths.run(job_id).log
@@ -191,7 +185,7 @@ def test_a_job_of_a_lost_database_keeps_its_secrets(tmp_path: Path) -> None:
         server.stop(signal.SIGKILL)
     for file in paths.folder.glob(f"{paths.database.name}*"):
         file.unlink()
-    with server, httpx.Client(base_url=server.url, timeout=30) as client:
+    with server, open_client(server) as client:
         _wait_for(client, job_id, JobStatus.RUNNING)
         try:
             assert client.get(f"/api/training/{job_id}/spec").json()["env_names"] == sorted(ENV)

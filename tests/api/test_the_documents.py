@@ -1,5 +1,6 @@
 """What docs/http-api.md prints is run as it is printed, on a port of the test's."""
 
+import json
 import re
 from collections.abc import Callable
 
@@ -39,7 +40,9 @@ def test_the_python_program_follows_a_job_to_its_end(
 
 def test_the_notebook_cell_draws_every_point(server: Server) -> None:
     cell = block_with("FigureWidget")
-    short = '{"recipe": "char_lm", "params": {"steps": 60, "eval_every": 20, "batch_size": 2}}'
+    tiny = {"layers": 1, "heads": 2, "width": 16, "context": 16, "batch_size": 4, "sample_bytes": 8}
+    params = {**tiny, "steps": 60, "eval_every": 20}
+    short = json.dumps({"recipe": "char_lm", "params": params})
     assert '{"recipe": "char_lm"}' in cell
     cell = cell.replace('{"recipe": "char_lm"}', short)
     cell = cell.replace("go.FigureWidget", "go.Figure")  # a widget needs a notebook
