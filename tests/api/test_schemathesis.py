@@ -1,4 +1,4 @@
-"""Thousands of requests, made out of the API's own description, against a real server.
+"""Many requests, made out of the API's own description, against a real server.
 
     python -m pytest -n 0 -s tests/api/test_schemathesis.py
     FUZZ_SEED=$RANDOM python -m pytest -n 0 -s tests/api/test_schemathesis.py
@@ -24,16 +24,21 @@ from tests.server import Server, queue_job
 from tests.waiting import wait_until
 
 SEED = os.environ.get("FUZZ_SEED", "12")
-MAX_EXAMPLES = 60
-"""For each operation and phase: about 3,000 requests in 20 s."""
+MAX_EXAMPLES = 20
+"""For each operation and phase, besides its boundaries: about 1,700 requests in all."""
 
 SLEEPERS = 100
 
 # What the description allows is accepted, or refused for what no schema can say: 422 where a
 # script does not exist or a width is no multiple of the heads, 429 where the queue is full.
+# `validate` takes what `execute` takes, whose 600 boundaries are asked for once.
 CONFIG = """\
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "401", "403", "404", "409", "422", "429"]
+
+[[operations]]
+include-path = "/api/training/validate"
+phases.coverage.enabled = false
 """
 
 SLEEPER = """\
@@ -93,7 +98,7 @@ def test_no_request_that_the_description_allows_or_forbids_breaks_a_promise(
     assert tested, "Each operation is tested."
     cases = re.search(r"([\d,]+) generated, \1 passed", summary)
     assert cases, summary
-    assert int(cases[1].replace(",", "")) >= 2000
+    assert int(cases[1].replace(",", "")) >= 1500
 
     assert "Traceback" not in server.output
     assert " ERROR " not in server.output
