@@ -14,6 +14,7 @@ import torch
 from backend.paths import RunPaths
 from backend.recipes import RECIPES, CharLmParams, DigitsParams, Params, command_for
 from backend.training.recipes import char_lm, digits
+from tests.training.conftest import Forks
 
 PROJECT = Path(__file__).parents[2]
 TINY = {"layers": 1, "heads": 2, "width": 16, "context": 16, "batch_size": 4, "sample_bytes": 8}
@@ -65,6 +66,24 @@ def run(arguments: list[str], folder: Path) -> Ended:
 def train(params: Params, folder: Path) -> Ended:
     key = next(key for key, recipe in RECIPES.items() if recipe.params is type(params))
     return run([*command_for(key, params).argv], folder)
+
+
+def train_in_a_fork(forks: Forks, params: Params, folder: Path) -> Ended:
+    """Where it is not about the process: to import torch takes longer than what is tested."""
+    folder.mkdir(exist_ok=True)
+    paths = RunPaths(folder)
+    order = {
+        "recipe": next(key for key, recipe in RECIPES.items() if recipe.params is type(params)),
+        "params": params.model_dump(mode="json"),
+        "environment": {
+            "SIGNALBOX_RUN_DIR": str(folder),
+            "SIGNALBOX_PROGRESS": str(paths.progress),
+            "SIGNALBOX_CHECKPOINT_DIR": str(paths.checkpoints),
+        },
+        "log": str(paths.log),
+        "first": "",
+    }
+    return Ended(forks.run(order), paths.log.read_text(), paths)
 
 
 @pytest.fixture
@@ -161,16 +180,17 @@ def test_the_default_text_is_python_and_stays_the_same() -> None:
     assert b"\nclass " in text
 
 
-def test_a_text_that_is_too_short_is_said(tmp_path: Path) -> None:
+def test_a_text_that_is_too_short_is_said(forks: Forks, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("hello")
-    job = train(CharLmParams(text_path=tmp_path / "short.txt"), tmp_path / "run")
+    params = CharLmParams(text_path=tmp_path / "short.txt")
+    job = train_in_a_fork(forks, params, tmp_path / "run")
     assert job.code == 1
     assert job.log.splitlines()[-1].startswith("The text is too short: it has 5 bytes")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_missing_gpu_is_said(tmp_path: Path) -> None:
-    job = train(DigitsParams(device="cuda"), tmp_path)
+def test_a_missing_gpu_is_said(forks: Forks, tmp_path: Path) -> None:
+    job = train_in_a_fork(forks, DigitsParams(device="cuda"), tmp_path)
     assert job.code == 1
     assert job.log.startswith("This job asks for a GPU")
 
@@ -184,27 +204,29 @@ def test_a_wrong_option_is_named() -> None:
     assert done.stderr == "--epochs: Input should be greater than or equal to 1\n"
 
 
-def test_a_request_to_stop_ends_a_recipe_cleanly(tmp_path: Path, text: Path) -> None:
+def test_a_request_to_stop_ends_a_recipe_cleanly(forks: Forks, tmp_path: Path, text: Path) -> None:
     for name, params in {
         "digits": DigitsParams(device="cpu"),
         "char_lm": CharLmParams(**TINY, text_path=text, device="cpu"),
     }.items():
         (tmp_path / name).mkdir()
         RunPaths(tmp_path / name).stop.write_text("{}")
-        job = train(params, tmp_path / name)
+        job = train_in_a_fork(forks, params, tmp_path / name)
         assert job.code == 0, job.log
         assert "Asked to stop" in job.log
         assert job.progress["status"] == "stopping"
         assert job.progress["can_pause"] is True
 
 
-def test_a_recipe_runs_outside_a_job_and_says_that_it_saves_nothing() -> None:
-    job = subprocess.run(
-        [sys.executable, "-m", "backend.training.recipes.digits", "--epochs", "2"],
-        cwd=PROJECT, capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
-    )  # fmt: skip
-    assert job.returncode == 0, job.stderr
-    assert job.stdout.count("Nothing is saved: SIGNALBOX_CHECKPOINT_DIR names no folder") == 1
+def test_a_recipe_runs_outside_a_job_and_says_that_it_saves_nothing(
+    forks: Forks, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.txt"
+    params = {"epochs": 2, "device": "cpu"}
+    order = {"recipe": "digits", "params": params, "environment": {}, "log": str(log), "first": ""}
+    assert forks.run(order) == 0, log.read_text()
+    said = "Nothing is saved: SIGNALBOX_CHECKPOINT_DIR names no folder"
+    assert log.read_text().count(said) == 1
 
 
 @pytest.mark.parametrize("example", ["polynomial", "no_import"])

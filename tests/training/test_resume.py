@@ -6,8 +6,7 @@ import os
 import pickle
 import random
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ import pytest
 import torch
 
 from backend.paths import RunPaths
-from tests.conftest import PROJECT
 from tests.faults.conftest import tiny_disk
-from tests.waiting import wait_until
+from tests.training.conftest import Forks
 
 DIGITS = {"epochs": 3, "batch_size": 64, "save_every": 2}
 CHAR_LM = {
@@ -31,33 +29,6 @@ NO_LOOK_AT_THE_ROOM = "checkpoints.RESERVE_BYTES = -(10**15)\n"
 KILLED = -9
 
 pytestmark = pytest.mark.timeout(300)
-
-
-class Forks:
-    """One process that has imported torch, and runs recipes in forks of itself; see forks.py."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.training.forks"],
-            cwd=PROJECT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, order: dict[str, Any]) -> int:
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def close(self) -> None:
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
 
 
 class Left:
@@ -189,13 +160,6 @@ def _files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    forks = Forks()
-    yield forks
-    forks.close()
-
-
-@pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("the quick brown fox jumps over the lazy dog. " * 100)
@@ -304,50 +268,6 @@ def test_a_training_killed_by_the_clock_goes_on_too(job: NewJob, whole: dict[str
         assert lives < 100
     assert killed.outcome() == whole["digits"].outcome()
     assert killed.steps == whole["digits"].steps
-
-
-def test_processes_of_their_own_that_are_asked_and_killed_from_outside(tmp_path: Path) -> None:
-    """As jobs are run: with all threads, and at a moment that nobody chose."""
-    options = {"epochs": 4, "batch_size": 128, "save_every": 3, "device": "cpu"}
-
-    def outside(folder: Path, resume_from: Path | None = None) -> "subprocess.Popen[bytes]":
-        folder.mkdir(exist_ok=True)
-        paths = RunPaths(folder)
-        arguments = [f"--{name}={value}" for name, value in options.items()]
-        with paths.log.open("a") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "backend.training.recipes.digits", *arguments],
-                cwd=PROJECT,
-                env={
-                    **os.environ,
-                    "OMP_WAIT_POLICY": "passive",  # else they spin while another test computes
-                    "SIGNALBOX_RUN_DIR": str(folder),
-                    "SIGNALBOX_PROGRESS": str(paths.progress),
-                    "SIGNALBOX_CHECKPOINT_DIR": str(paths.checkpoints),
-                    "SIGNALBOX_RESUME_FROM": str(resume_from or ""),
-                },
-                stdout=log,
-                stderr=log,
-            )
-
-    job = Left(tmp_path / "interrupted")
-    with outside(job.folder) as process:
-        wait_until(lambda: job.good(), 60)
-        job.paths.stop.write_text('{"asked_at": "now", "pause": true, "ending": null}')
-        process.terminate()
-        assert process.wait(60) == 0, job.log
-    paused_at = job.good()[-1]
-    with outside(job.folder, job.cut_back()) as process:
-        wait_until(lambda: job.good()[-1] > paused_at, 60)
-        process.kill()
-    with outside(job.folder, job.cut_back()) as process:
-        assert process.wait(120) == 0, job.log
-    assert "Asked to stop: saved" in job.log
-
-    whole = Left(tmp_path / "whole")
-    with outside(whole.folder) as process:
-        assert process.wait(120) == 0, whole.log
-    assert job.outcome() == whole.outcome()
 
 
 # Killed while saving.
