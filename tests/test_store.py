@@ -577,7 +577,7 @@ def test_twenty_threads_read_and_write_without_a_lock_error(store: Store) -> Non
 
     def write(number: int) -> list[int]:
         ids = []
-        for _ in range(4):
+        for _ in range(2):
             job_id = store.add(_job(name=f"by {number}"))
             assert store.change(job_id, QUEUED, RUNNING, "Started")
             store.update_running(job_id, pid=number + 1)
@@ -604,8 +604,8 @@ def test_twenty_threads_read_and_write_without_a_lock_error(store: Store) -> Non
         finally:
             ended.set()
         assert all(reader.result() > 0 for reader in readers)
-    assert ids == list(range(1, 41))
-    assert store.counts()[COMPLETED] == 40
+    assert ids == list(range(1, 21))
+    assert store.counts()[COMPLETED] == 20
     for job_id in ids:
         assert _history(store, job_id) == [QUEUED, RUNNING, COMPLETED]
 
@@ -846,16 +846,16 @@ def test_a_run_that_ended_before_it_began_took_no_time(store: Store, add: Add) -
     assert store.summary().mean_run_seconds == 0
 
 
-def test_a_summary_of_ten_thousand_jobs_loads_none_of_them(store: Store, add: Add) -> None:
+def test_a_summary_of_many_jobs_loads_none_of_them(store: Store, add: Add) -> None:
     add()
     with store._write() as session:
-        session.add_all([_job(progress={"text": "x" * 1000}) for _ in range(10_000)])
+        session.add_all([_job(progress={"text": "x" * 1000}) for _ in range(100)])
     statements: list[str] = []
 
     @event.listens_for(store._engine, "before_cursor_execute")
     def note(_c: Any, _k: Any, statement: str, *_: Any) -> None:
         statements.append(statement)
 
-    assert store.summary().jobs == 10_001
+    assert store.summary().jobs == 101
     (statement,) = [s for s in statements if "SELECT" in s]
     assert "progress" not in statement
