@@ -15,13 +15,17 @@ def wait_until(
 ) -> None:
     """Poll until the condition holds; raises AssertionError(message) after the deadline.
 
+    What is slow to come is looked for less often: a look through all processes, or at a page in a
+    browser, takes the time of those that are waited for.
+
     A message that is costly, or known only at the end, may be a function.
     """
-    deadline = time.monotonic() + deadline_seconds
+    begin = time.monotonic()
     while not condition():
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - begin
+        if waited >= deadline_seconds:
             raise AssertionError(message if isinstance(message, str) else message())
-        time.sleep(0.02)
+        time.sleep(min(0.01 + waited / 20, 0.1))
 
 
 def wait_until_ended(service: Service, *job_ids: int, deadline_seconds: float = 60) -> None:
