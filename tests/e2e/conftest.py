@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, expect, sync_playwright
 
 from tests.server import Server
 
@@ -41,24 +42,52 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def windows(browser: Browser) -> Iterator[MutableMapping[str, Page]]:
+    """The window at each server, by its address, to be used by one test after the other.
+
+    A new one has to compile Streamlit's scripts, which takes three times as long as all the rest
+    of drawing a page.
+    """
+    windows: dict[str, Page] = {}
+    yield windows
+    for window in windows.values():
+        window.context.close()
+
+
 @pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """A new browser window whose console must stay free of errors."""
-    context = browser.new_context(
-        base_url=server.url, viewport={"width": 1280, "height": 800}, locale="en-GB"
-    )
-    context.set_default_timeout(PATIENCE_MILLISECONDS)
-    page = context.new_page()
+def page(browser: Browser, server: Server, windows: MutableMapping[str, Page]) -> Iterator[Page]:
+    """A browser window that remembers nothing, and whose console must stay free of errors."""
+    if server.url not in windows or windows[server.url].is_closed():
+        context = browser.new_context(base_url=server.url, locale="en-GB")
+        context.set_default_timeout(PATIENCE_MILLISECONDS)
+        windows[server.url] = context.new_page()
+    page = windows[server.url]
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.emulate_media(color_scheme="light")
     problems: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
         if message.type == "error":
             problems.append(f"{message.text} ({message.location})")
 
+    def note_error(error: Error) -> None:
+        problems.append(str(error))
+
     page.on("console", note)
-    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("pageerror", note_error)
     yield page
-    context.close()
+    if not page.is_closed():
+        with suppress(Error):  # it may be on its way to another page
+            page.evaluate("sessionStorage.clear()")
+        page.goto("about:blank")
+        page.unroute_all()
+        page.remove_listener("console", note)
+        page.remove_listener("pageerror", note_error)
+        forget = page.context.new_cdp_session(page)
+        stored = {"origin": server.url, "storageTypes": "cookies,local_storage,indexeddb"}
+        forget.send("Storage.clearDataForOrigin", stored)
+        forget.detach()
     assert not problems, "\n".join(problems)
 
 

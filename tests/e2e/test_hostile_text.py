@@ -233,11 +233,12 @@ def is_harmless(page: Page, path: str, *texts: str) -> None:
     if path:
         page.goto(path)
     expect(page.get_by_test_id("stMain").get_by_role("heading").first).to_be_visible()
-    wait_until(
-        lambda: all(text in shown(page) for text in texts),
-        30,
-        lambda: f"{path} does not say {[t for t in texts if t not in shown(page)]}",
-    )
+
+    def unsaid() -> list[str]:
+        said = shown(page)  # once for all texts: to ask has the browser lay the page out
+        return [text for text in texts if text not in said]
+
+    wait_until(lambda: not unsaid(), 30, lambda: f"{path} does not say {unsaid()}")
     for size in SIZES:
         page.set_viewport_size(size)
         wait_until(
@@ -353,7 +354,12 @@ def test_the_values_of_environment_variables_are_never_shown_again(
     def look(path: str, *texts: str) -> None:
         if path:
             page.goto(path)
-        wait_until(lambda: all(t in shown(page) for t in texts), 30, lambda: shown(page))
+
+        def is_told() -> bool:
+            said = shown(page)
+            return all(text in said for text in texts)
+
+        wait_until(is_told, 30, lambda: shown(page))
         fields = page.evaluate(
             "[...document.querySelectorAll('input, textarea')].map(e => e.value)"
         )

@@ -1,8 +1,12 @@
 """A browser at the door of a server that asks for its token."""
 
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.e2e.conftest import PATIENCE_MILLISECONDS
@@ -37,14 +41,34 @@ def test_a_browser_is_asked_for_the_token_once_and_then_finds_what_it_came_for(
         context.close()
 
 
+class EmptyPage(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nobody wants to know."""
+
+
+@pytest.fixture
+def hostile() -> Iterator[str]:
+    """The address of a page of another site, which any page of another port is."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), EmptyPage) as site:
+        thread = threading.Thread(target=site.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{site.server_port}/"
+        site.shutdown()
+        thread.join()
+
+
 def test_a_page_of_another_site_can_neither_start_a_job_nor_read_one(
-    browser: Browser, server: Server, tmp_path: Path
+    browser: Browser, server: Server, hostile: str
 ) -> None:
     """It tries by fetch, with and without asking first, by WebSocket and by image."""
     before = jobs(server)
-    with Server(tmp_path / "data") as hostile:  # any page of another port
-        page = browser.new_page()
-        page.goto(f"{hostile.url}/api/docs")
+    with browser.new_page() as page:
+        page.goto(hostile)
         told = page.evaluate(
             """async (victim) => {
                 const tried = {}
@@ -74,7 +98,6 @@ def test_a_page_of_another_site_can_neither_start_a_job_nor_read_one(
             }""",
             server.url,
         )
-        page.close()
     assert set(told) == {"json", "plain", "read", "socket", "image"}
     assert set(told.values()) == {"refused"}
     assert jobs(server) == before

@@ -16,10 +16,10 @@ from tests.server import Server
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with one job that has ended."""
-    data = tmp_path / "data"
+    data = tmp_path_factory.mktemp("failing") / "data"
     data.mkdir()
     store = Store(DataPaths(data).database)
     ended = Job(
@@ -30,15 +30,21 @@ def data(tmp_path: Path) -> Path:
     return data
 
 
-@pytest.fixture
-def failing(browser: Browser, data: Path) -> Iterator[Page]:
-    """A new browser window at a server of this test's own."""
+@pytest.fixture(scope="module")
+def server(data: Path) -> Iterator[Server]:
+    """A server of these tests' own, which is the same after each fault."""
     with Server(data, workers=1) as server:
-        page = browser.new_page(base_url=server.url)
-        page.set_default_timeout(PATIENCE_MILLISECONDS)
-        yield page
-        expect(page.get_by_test_id("stException")).to_have_count(0)
-        page.close()
+        yield server
+
+
+@pytest.fixture
+def failing(browser: Browser, server: Server) -> Iterator[Page]:
+    """A new browser window at that server."""
+    page = browser.new_page(base_url=server.url)
+    page.set_default_timeout(PATIENCE_MILLISECONDS)
+    yield page
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+    page.close()
 
 
 def sentence(page: Page) -> Locator:
