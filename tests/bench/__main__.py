@@ -3,6 +3,7 @@
     python -m tests.bench            # all of them
     python -m tests.bench latency    # one: latency, cancel, tree, overhead, log, idle, start, soak,
                                     # api, checkpoint
+    python -m tests.bench curves     # beside other tools, which it installs; see --help
 
 Each line gives the measured figure, the baseline's, and what was aimed at. They are no tests: a
 busy machine prints larger ones and nothing fails.
@@ -34,7 +35,9 @@ from backend.store import Store
 from backend.submission import Submission
 from backend.views import JobFilter
 from tests.bench.api import api
+from tests.bench.bare_streamlit import BareStreamlit
 from tests.bench.checkpoint import checkpoint
+from tests.bench.curves import curves
 from tests.bench.report import line, milliseconds
 from tests.conftest import PROJECT
 from tests.server import Server, queue_job
@@ -341,26 +344,8 @@ def _queue_sleepers(data: Path, folder: Path, jobs: int) -> list[int]:
 
 def _bare_streamlit_ready(folder: Path) -> float:
     """The same wait for an empty Streamlit script."""
-    script = write(folder, "import streamlit as st; st.write('empty')")
-    from tests.server import free_port
-
-    class Bare(Server):
-        def launch(self) -> "subprocess.Popen[bytes]":
-            self.port = free_port()
-            self.url = f"http://127.0.0.1:{self.port}"
-            return subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "streamlit", "run", str(script)),
-                    *("--server.port", str(self.port), "--server.headless", "true"),
-                    *("--server.address", "127.0.0.1", "--browser.gatherUsageStats", "false"),
-                ],
-                cwd=folder,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-
     (folder / "bare").mkdir()
-    with Bare(folder / "bare" / "data") as server:
+    with BareStreamlit(folder / "bare") as server:
         return server.ready_seconds
 
 
@@ -460,10 +445,15 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["curves"]:
+        curves(sys.argv[2:])
+        return
     names = sys.argv[1:] or list(BENCHMARKS)
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        sys.exit(f"There is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}.")
+        sys.exit(
+            f"There is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}, curves."
+        )
     for name in names:
         BENCHMARKS[name]()
 

@@ -85,7 +85,7 @@ def _full_server(folder: Path) -> Iterator[Server]:
     first = queue_job(store, "past", "script", script=script, args=["3", str(end)])
     with Server(data):
         wait_until(lambda: store.counts()[JobStatus.COMPLETED] == 1)
-    _copy_job(DataPaths(data).database, first, JOBS - RUNNING - 1)
+    copy_job(DataPaths(data).database, first, JOBS - RUNNING - 1)
     for number in range(RUNNING):
         queue_job(store, f"live {number}", "script", script=script, args=["100000", str(end)])
     try:
@@ -100,7 +100,7 @@ def _full_server(folder: Path) -> Iterator[Server]:
         store.close()
 
 
-def _copy_job(database: Path, job_id: int, copies: int) -> None:
+def copy_job(database: Path, job_id: int, copies: int) -> None:
     """In one transaction; one job after the other would take minutes."""
     with closing(sqlite3.connect(database)) as connection, connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(job)")]
