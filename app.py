@@ -96,18 +96,35 @@ def _farewell(running: int) -> str:
     return f"Signalbox closed; {jobs} running, and {they} will be found again at the next start."
 
 
-PAGES: Final = ("submit", "jobs", "job", "failures", "gpu")
+PAGES: Final = ("", "submit", "jobs", "job", "failures", "gpu")
 
 
 def page_shell() -> str:
-    """Streamlit's index.html, told where the server is.
+    """Streamlit's index.html, told where the server is, how the pages look and what they need.
 
-    Without it the browser takes `/job` for a prefix that the app may be served under, asks there
-    first, and shows two errors in its console before it asks at the root.
+    Without the first the browser takes `/job` for a prefix that the app may be served under, asks
+    there first, and shows two errors in its console before it asks at the root. Without the others
+    a page shows in Streamlit's own style, with grey bars for its links and buttons, before it shows
+    as it is.
     """
-    index = Path(st.__file__).parent / "static" / "index.html"
+    static = Path(st.__file__).parent / "static"
     told = '<script>window.__streamlit = { BACKEND_BASE_URL: location.origin + "/" }</script>'
-    return index.read_text(encoding="utf-8").replace("<head>", f"<head>\n    {told}", 1)
+    needed = "".join(
+        f'\n    <link rel="modulepreload" crossorigin href="./static/js/{script.name}">'
+        for name in NEEDED
+        for script in (static / "static" / "js").glob(f"{name}.*.js")
+    )
+    title = "<title>Signalbox</title>"
+    index = (static / "index.html").read_text(encoding="utf-8")
+    index = index.replace("<title>Streamlit</title>", title, 1)
+    index = index.replace("<head>", f"<head>\n    {told}{needed}", 1)
+    # At the end, after Streamlit's own, which are put at the end of the head.
+    return index.replace("</body>", f"<style>{STYLE.read_text(encoding='utf-8')}</style></body>", 1)
+
+
+STYLE: Final = Path(__file__).parent / "pages" / "parts" / "style.css"
+NEEDED: Final = ("Button", "PageLink", "Progress", "ProgressBar", "Html", "purify.es")
+"""Scripts of what stands at the top of each page; Streamlit asks for them once it is to be drawn."""
 
 
 async def page(_: Request) -> HTMLResponse:

@@ -9,7 +9,7 @@ import streamlit as st
 from backend import runtime
 from backend.models import FailureKind, JobStatus
 from backend.views import FailureView
-from pages.parts import bars, buttons, cards, details, failure, formats, trouble
+from pages.parts import bars, buttons, cards, details, failure, formats, times, trouble
 from pages.parts.live import watch
 
 DAYS = 14
@@ -73,7 +73,7 @@ def card(failed: FailureView) -> None:
             buttons.retry_button(job, "failures")
         trouble.said(f"failures-{job.job_id}")
         failure.non_finite(failed.detail.non_finite)
-        failure.told(failed, f"{formats.ago(failed.at)}, {cards.when(failed.at)}")
+        failure.told(failed, times.ago(failed.at))
         with st.expander("Log tail and stacks", icon=":material/notes:", key=f"tail-{job.job_id}"):
             st.caption("The end of the log")
             long = failed.log_tail.count("\n") > details.SHORT_LOG

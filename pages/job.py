@@ -98,5 +98,6 @@ if job is None:
 else:
     number = job.job_id
     idle_seconds = None if job.status.ended else 2
+    st.set_page_config(page_title=f"{formats.one_line(job.name) or number} · Signalbox")
     live(lambda: job_page(number), cards.changes(job), idle_seconds)
     start_at_top(f"job-{number}")

@@ -6,13 +6,13 @@ import streamlit as st
 
 from backend import runtime
 from backend.models import JobStatus
-from pages.parts import formats, trouble
+from pages.parts import formats, keys, trouble
 from pages.parts.live import turn
 
 PARTS = Path(__file__).parent / "parts"
 LOGO = str(PARTS / "logo.svg")
 WORDMARK = str(PARTS / "wordmark.svg")
-STYLE = PARTS / "style.css"
+SIDEBAR = 240  # pixels
 
 
 @trouble.told()
@@ -48,8 +48,7 @@ def notices() -> None:
             st.button("Close", key=f"close-notice-{number}", on_click=closed.add, args=(sentence,))
 
 
-st.set_page_config(page_title="Signalbox", page_icon=LOGO, layout="wide")
-st.html(STYLE)
+st.set_page_config(page_icon=LOGO, layout="wide", initial_sidebar_state=SIDEBAR)
 st.logo(WORDMARK, size="large", icon_image=LOGO)
 page = st.navigation(
     [
@@ -91,7 +90,9 @@ page = st.navigation(
         ),
     ]
 )
+st.set_page_config(page_title=f"{page.title} · Signalbox")
 turn()
+keys.listen()
 try:
     runtime.service()
 except runtime.NotRunningError as error:
@@ -99,5 +100,6 @@ except runtime.NotRunningError as error:
     st.stop()
 with st.sidebar:
     st.fragment(strip, run_every=2)()
+    keys.button()
 notices()
 trouble.run_page(page.run, page.url_path)

@@ -1,6 +1,6 @@
 """The first page: figures at a glance, running jobs, the queue, and what ended lately."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
@@ -30,10 +30,7 @@ def overview() -> bool:
     if not any(counts.values()):
         first_visit()
         return False
-    with st.grid(6, min_column_width=112):
-        for status in SHOWN:
-            lamp = cards.LAMPS[status]
-            st.metric(lamp.word.capitalize(), f"{counts[status]:,}", icon=lamp.icon, border=True)
+    panel(counts)
     running = service.jobs(JobFilter(statuses=frozenset({JobStatus.RUNNING}), limit=20)).jobs
     if running:
         st.header("Running")
@@ -60,8 +57,21 @@ def overview() -> bool:
     return bool(counts[JobStatus.RUNNING] or counts[JobStatus.QUEUED])
 
 
+def panel(counts: Mapping[JobStatus, int]) -> None:
+    """A lamp for each state, lit where a job is, with how many; each leads to those jobs."""
+    with st.container(horizontal=True, key="panel"):
+        for status in SHOWN:
+            lamp = cards.LAMPS[status]
+            color = lamp.color if counts[status] else "gray"
+            st.page_link(
+                "jobs.py",
+                label=f":{color}-badge[{lamp.icon}] **{counts[status]:,}** :small[{lamp.word}]",
+                query_params={"state": status.value},
+            )
+
+
 def listing(jobs: Sequence[JobView], place: str) -> None:
-    with st.container(border=True, gap="xsmall"):
+    with st.container(border=True, gap="xsmall", key=f"list-{place}"):
         for job in jobs:
             cards.row(job, place)
 
@@ -73,7 +83,7 @@ def rest(number: int, state: str) -> None:
 
 def first_visit() -> None:
     """What an empty data folder shows: what this is, and one button that shows it at work."""
-    with st.container(border=True, gap="small"):
+    with st.container(border=True, gap="small", key="first-visit"):
         st.header("See a training run")
         st.text(
             "Signalbox runs PyTorch trainings on this machine and watches them: a job that stops "

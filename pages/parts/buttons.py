@@ -21,6 +21,8 @@ KILL_AFTER_SECONDS: Final = 1.0
 
 WIDTH: Final = 84
 """Pixels, of both, so that nothing moves."""
+HINT_WIDTH: Final = 108
+"""The same on the job's own page, where the key for it stands in it. [style.css]"""
 RETRY_WIDTH: Final = 92
 
 NOT_QUEUED: Final = "It was not queued"
@@ -38,7 +40,7 @@ def cancel_button(job: JobView, place: str) -> None:
             "Kill now",
             key=f"kill-{place}-{job.job_id}",
             help="It was asked to stop and may be saving; this kills it at once",
-            width=WIDTH,
+            width=HINT_WIDTH if place == "job" else WIDTH,
             on_click=_acting(job, place, "It was not killed", lambda: cancel(job.job_id, now=True)),
         )
     else:
@@ -46,7 +48,7 @@ def cancel_button(job: JobView, place: str) -> None:
             "Cancel",
             key=f"cancel-{place}-{job.job_id}",
             help=f"End job {job.job_id}",
-            width=WIDTH,
+            width=HINT_WIDTH if place == "job" else WIDTH,
             on_click=_acting(job, place, "It was not cancelled", lambda: cancel(job.job_id)),
             disabled=job.requested == RequestKind.CANCELLING,
         )

@@ -9,7 +9,7 @@ import streamlit as st
 from backend import runtime, stall
 from backend.models import FailureKind, JobStatus, RequestKind
 from backend.views import JobView
-from pages.parts import bars, buttons, countdown, formats, trouble
+from pages.parts import bars, buttons, countdown, formats, times, trouble
 
 Color = Literal["blue", "green", "red", "orange", "violet", "gray"]
 
@@ -139,11 +139,11 @@ def waiting(job: JobView) -> str:
 
 
 def outcome(job: JobView) -> str:
-    """What a row says of a job beside its name, in Markdown."""
+    """What a row says of a job beside its name, for `times.caption`."""
     moment = job.finished_at or job.started_at or job.created_at
     if job.status == JobStatus.PAUSED:
         moment = job.paused_at or moment
-    return " · ".join([*_result(job), formats.ago(moment)])
+    return " · ".join([*_result(job), times.ago(moment)])
 
 
 def _result(job: JobView) -> list[str]:
@@ -181,8 +181,8 @@ def row(job: JobView, place: str) -> None:
             show_lamp(lamp_of(job))
         with st.container(width="stretch"):
             job_link(job)
-        with st.container(width=250, key=f"said-{place}-{job.job_id}"):
-            st.caption(outcome(job))
+        with st.container(width=272, key=f"said-{place}-{job.job_id}"):
+            times.caption(outcome(job))
         with st.container(
             width=188,
             horizontal=True,

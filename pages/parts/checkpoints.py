@@ -9,7 +9,7 @@ from backend import runtime
 from backend.archive import Checkpoint
 from backend.checkpoints import step_of
 from backend.views import JobView
-from pages.parts import formats
+from pages.parts import formats, times
 
 LISTED: Final = 8
 
@@ -53,13 +53,13 @@ def section(job: JobView) -> None:
 
 
 def _line(job: JobView, checkpoint: Checkpoint) -> None:
-    said = [formats.size(checkpoint.bytes), formats.ago(checkpoint.created_at)]
+    said = [formats.size(checkpoint.bytes), times.ago(checkpoint.created_at)]
     if checkpoint.step is not None:
         said.insert(0, f"step {checkpoint.step:,}")
     with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
         with st.container(width="stretch", gap="xxsmall"):
             st.markdown(f":small[{formats.escape(checkpoint.name, 60)}]")
-            st.caption(" · ".join(said))
+            times.caption(" · ".join(said))
         if checkpoint.complete:
             st.link_button(
                 "Download",

@@ -11,7 +11,7 @@ from backend.diagnosis import EXPLANATIONS, Detail
 from backend.models import FailureKind
 from backend.stacks import Frame
 from backend.views import FailureView, JobView
-from pages.parts import cards, formats
+from pages.parts import cards, formats, times
 from pages.parts.details import pairs, shown, verbatim
 
 CALLERS: Final = 5
@@ -50,7 +50,7 @@ def told(failed: FailureView, ended: str = "") -> None:
     silent = failed.seconds_without_progress
     if silent is not None and silent >= 1:  # less is the time between two looks
         said.append(f"{formats.duration(silent)} without progress before the end")
-    st.caption(" · ".join([*said, ended] if ended else said))
+    times.caption(" · ".join([*said, ended] if ended else said))
     st.markdown(f"**What to try:** {formats.prose(failed.advice)}")
 
 

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from datetime import UTC, datetime, tzinfo
+from html import escape as as_html
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -26,6 +27,9 @@ _MARKDOWN: Final = re.compile(r"([!-/:-@\[-`{-~])")
 _ACTING: Final = re.compile(r"(:(?=[\\\w])|@|[wW]{3}(?=\\\.))")
 _RIGHT_TO_LEFT: Final = frozenset({"R", "AL"})
 _LONGEST: Final = 10_000
+
+_TIME: Final = re.compile(r'(<time datetime="[^"<>\\]*" title="[^"<>\\]*">[^<>\\]*</time>)')
+_TAG: Final = re.compile(r"(?<!\\)<")
 
 _COLOURS: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 """What colours a terminal and moves its cursor. Source: ECMA-48, 5.4 (control sequences)."""
@@ -108,6 +112,15 @@ def exact(moment: datetime | None, where: tzinfo = UTC) -> str:
     return NOTHING if moment is None else moment.astimezone(where).strftime("%d %b %Y, %H:%M:%S %Z")
 
 
+def moment(at: datetime | None, where: tzinfo = UTC, now: datetime | None = None) -> str:
+    """`2 min ago` as HTML that carries the exact time and shows it on hover."""
+    if at is None:
+        return NOTHING
+    machine = at.astimezone(UTC).isoformat(timespec="seconds")
+    hover = as_html(exact(at, where))
+    return f'<time datetime="{machine}" title="{hover}">{ago(at, now)}</time>'
+
+
 def size(count: float | None) -> str:
     """`812 B`, `1.5 KiB`, `2.0 GiB`."""
     if count is None:
@@ -180,6 +193,13 @@ def prose(text: Any, most: int = 1000) -> str:
         for number, part in enumerate(parts)
         if part
     )
+
+
+def only_times(markdown: str) -> str:
+    """Markdown in which no HTML acts but that of `moment`. In what went through `escape` none does
+    anyway: there a backslash stands before each sign of it."""
+    parts = _TIME.split(markdown)
+    return "".join(part if n % 2 else _TAG.sub(r"\<", part) for n, part in enumerate(parts))
 
 
 def code(text: Any, most: int = 200) -> str:

@@ -7,7 +7,7 @@ import streamlit as st
 from backend import runtime, stall
 from backend.models import JobStatus, RequestKind
 from backend.views import JobView
-from pages.parts import buttons, cards, checkpoints, formats, trouble
+from pages.parts import buttons, cards, checkpoints, formats, times, trouble
 
 RETRIES: Final = 3
 """The newest ones have a link each."""
@@ -34,7 +34,7 @@ def heading(job: JobView) -> None:
                 buttons.cancel_button(job, "job")
     with st.container(horizontal=True, vertical_alignment="center"):
         cards.show_lamp(cards.lamp_of(job))
-        st.caption(" · ".join(life(job)), width="content")
+        times.caption(" · ".join(life(job)), width="content")
         st.space("stretch")
         if job.status.ended:
             buttons.retry_from_button(job, "job")
@@ -56,15 +56,15 @@ def heading(job: JobView) -> None:
 
 
 def life(job: JobView) -> list[str]:
-    """The job's number, recipe and times, in a line."""
+    """The job's number, recipe and times, each for `times.caption`."""
     parts = [f"Job {job.job_id}", formats.escape(job.recipe)]
     if job.finished_at:
-        return [*parts, *cards.ran(job), f"ended {formats.ago(job.finished_at)}"]
+        return [*parts, *cards.ran(job), f"ended {times.ago(job.finished_at)}"]
     if job.status == JobStatus.PAUSED:
-        return [*parts, f"paused {formats.ago(job.paused_at)}"]
+        return [*parts, f"paused {times.ago(job.paused_at)}"]
     if job.started_at:
-        return [*parts, f"started {formats.ago(job.started_at)}"]
-    return [*parts, f"submitted {formats.ago(job.created_at)}"]
+        return [*parts, f"started {times.ago(job.started_at)}"]
+    return [*parts, f"submitted {times.ago(job.created_at)}"]
 
 
 def links(job: JobView) -> None:

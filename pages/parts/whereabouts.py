@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 from backend import runtime
 from backend.models import JobStatus
 from backend.views import JobView
-from pages.parts import cards, details, formats
+from pages.parts import cards, details, formats, times
 
 STACKS_HEIGHT: Final = 320  # pixels
 
@@ -68,7 +68,7 @@ def _show(job_id: int) -> None:
         return
     with st.container(border=True, gap="small", key=f"whereabouts-{job_id}"):
         st.markdown(f"**{formats.prose(answer.sentence)}**")
-        st.caption(f"Taken {formats.ago(answer.at)}")
+        times.caption(f"Taken {times.ago(answer.at)}")
         with st.expander("Stacks", icon=":material/account_tree:"):
             details.verbatim(answer.stacks, "No stacks were taken.", STACKS_HEIGHT)
 
