@@ -11,7 +11,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Final
 
 import psutil
@@ -27,7 +26,7 @@ from backend.api import make_api
 from backend.door import API, Door, is_local_address
 from backend.service import Service, StartError
 from backend.settings import SettingsError, read_settings
-from pages.parts import plotly_script
+from pages.parts import plotly_script, shell
 
 logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 logging.getLogger("backend").setLevel(logging.INFO)
@@ -99,37 +98,9 @@ def _farewell(running: int) -> str:
 PAGES: Final = ("", "submit", "jobs", "job", "failures", "gpu")
 
 
-def page_shell() -> str:
-    """Streamlit's index.html, told where the server is, how the pages look and what they need.
-
-    Without the first the browser takes `/job` for a prefix that the app may be served under, asks
-    there first, and shows two errors in its console before it asks at the root. Without the others
-    a page shows in Streamlit's own style, with grey bars for its links and buttons, before it shows
-    as it is.
-    """
-    static = Path(st.__file__).parent / "static"
-    told = '<script>window.__streamlit = { BACKEND_BASE_URL: location.origin + "/" }</script>'
-    needed = "".join(
-        f'\n    <link rel="modulepreload" crossorigin href="./static/js/{script.name}">'
-        for name in NEEDED
-        for script in (static / "static" / "js").glob(f"{name}.*.js")
-    )
-    title = "<title>Signalbox</title>"
-    index = (static / "index.html").read_text(encoding="utf-8")
-    index = index.replace("<title>Streamlit</title>", title, 1)
-    index = index.replace("<head>", f"<head>\n    {told}{needed}", 1)
-    # At the end, after Streamlit's own, which are put at the end of the head.
-    return index.replace("</body>", f"<style>{STYLE.read_text(encoding='utf-8')}</style></body>", 1)
-
-
-STYLE: Final = Path(__file__).parent / "pages" / "parts" / "style.css"
-NEEDED: Final = ("Button", "PageLink", "Progress", "ProgressBar", "Html", "purify.es")
-"""Scripts of what stands at the top of each page; Streamlit asks for them once it is to be drawn."""
-
-
 async def page(_: Request) -> HTMLResponse:
     """What a new browser gets that opens a page by its address."""
-    return HTMLResponse(page_shell(), headers={"Cache-Control": "no-cache"})
+    return HTMLResponse(shell.page_shell(), headers={"Cache-Control": "no-cache"})
 
 
 async def plotly(_: Request) -> FileResponse:

@@ -16,13 +16,13 @@ DAYS = 14
 MORE = 20
 KINDS = {word: kind for kind, word in formats.KIND_WORDS.items()}
 COLORS = {
-    FailureKind.TIMEOUT: "#e0a021",
-    FailureKind.CRASHED: "#d9652b",
-    FailureKind.GPU_OUT_OF_MEMORY: "#a8569a",
-    FailureKind.HOST_OUT_OF_MEMORY: "#c98bbd",
+    FailureKind.TIMEOUT: "light-dark(#e69f00, #e9b949)",
+    FailureKind.CRASHED: "light-dark(#d55e00, #f0823a)",
+    FailureKind.GPU_OUT_OF_MEMORY: "light-dark(#a8569a, #c678b4)",
+    FailureKind.HOST_OUT_OF_MEMORY: "light-dark(#cc79a7, #e3b3d0)",
     FailureKind.KILLED: "#5c7fa3",
     FailureKind.COULD_NOT_START: "#8a9097",
-    FailureKind.LOST: "#b5b9be",
+    FailureKind.LOST: "light-dark(#b5b9be, #5c636c)",
 }
 
 
@@ -34,29 +34,21 @@ def figures() -> None:
         kinds[entry.kind] += entry.count
     if not kinds:
         return
-    with st.grid("auto", min_column_width=165):
-        for kind, number in sorted(
-            kinds.items(), key=lambda k: (k[0] != FailureKind.TIMEOUT, -k[1])
-        ):
-            word = formats.KIND_WORDS[kind]
-            st.metric(
-                word[:1].upper() + word[1:],
-                f"{number:,}",
-                icon=cards.kind_lamp(kind).icon,
-                border=True,
-                height="stretch",
-            )
     today = datetime.now(UTC).date()
     span = [today - timedelta(days=back) for back in reversed(range(DAYS))]
     first, last = (f"{day:%d %b}" for day in (span[0], today))
-    st.caption(f"By day (UTC) and kind, {first} to {last}")
+    st.caption(f"Failures by day (UTC), {first} to {last}")
     bars.days(
         [f"{day:%d}" for day in span],
         [
             {formats.KIND_WORDS[entry.kind]: entry.count for entry in counts if entry.day == day}
             for day in span
         ],
-        {formats.KIND_WORDS[kind]: color for kind, color in COLORS.items()},
+        {
+            formats.KIND_WORDS[kind]: (color, f"{kinds[kind]:,} {formats.KIND_WORDS[kind]}")
+            for kind, color in COLORS.items()
+            if kinds[kind]
+        },
     )
 
 

@@ -16,10 +16,8 @@ def memory() -> None:
     """Live memory of each device, or of the host."""
     machine = runtime.service().machine()
     if machine.source == "host":
-        st.info(
-            machine.note or "No GPU was found, so the memory of the host is shown instead.",
-            icon=":material/developer_board:",
-        )
+        note = machine.note or "No GPU was found, so the memory of the host is shown instead."
+        st.caption(f":material/developer_board: {formats.escape(note, 300)}")
     elif machine.note:
         st.caption(formats.escape(machine.note, 300))
     with st.grid(2, min_column_width=360):
@@ -43,7 +41,7 @@ def users() -> None:
 
 
 def device_card(device: DeviceView) -> None:
-    with st.container(border=True, gap="small"):
+    with st.container(border=True, gap="small", key=f"device-{device.index}"):
         number = "" if device.index is None else f"GPU {device.index} · "
         with st.container(horizontal=True, vertical_alignment="center"):
             st.subheader(number + formats.escape(device.name), anchor=False)

@@ -55,7 +55,6 @@ def job_page(job_id: int) -> bool:
         case _:
             cards.track(job)
             asked = whereabouts.button(job)
-            countdown.countdown(job, "job")
     notes(job)
     if job.status == JobStatus.FAILED:
         failure.of_job(job)
@@ -75,6 +74,7 @@ def job_page(job_id: int) -> bool:
         details.memory(job)
         details.parameters(job)
         details.files(job)
+    countdown.countdown(job, "job")  # last, and in sight at the foot of the window: nothing moves
     if asked:
         whereabouts.ask(job, asked)
     return cards.changes(job)

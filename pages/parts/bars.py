@@ -3,44 +3,61 @@ reader's theme, and every bar has its figure beside it."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 import streamlit as st
 
 from pages.parts.formats import one_line
 
-BEFORE: Final = "#d9822b"
-AFTER: Final = "#3d94d6"
+BEFORE: Final = "light-dark(#a9adb2, #6b737c)"
+AFTER: Final = "light-dark(#0072b2, #56b4e9)"
 TRACK: Final = "rgba(128, 128, 128, 0.14)"
+LINE: Final = "#3d94d6"
+"""An image does not know the theme."""
 SPARK_POINTS: Final = 60
-DAY_HEIGHT: Final = 96  # pixels of the highest day
+DAY_HEIGHT: Final = 72  # pixels of the highest day
+FEW: Final = 4
+"""A day with so many is as high as the chart: a single failure does not fill it."""
 
 
-def pairs(rows: Sequence[tuple[str, tuple[float, str], tuple[float, str]]]) -> None:
-    """Before and after of each row: its name, and for each bar its amount and its words."""
-    top = max((amount for _, *both in rows for amount, _ in both), default=0) or 1
+class Pair(NamedTuple):
+    """Before and after; each an amount and its words."""
+
+    name: str
+    when: str
+    """As HTML, of `times.ago`."""
+    before: tuple[float, str]
+    after: tuple[float, str]
+
+
+def pairs(rows: Sequence[Pair]) -> None:
+    """Before and after of each row as two bars."""
+    top = max((max(row.before[0], row.after[0]) for row in rows), default=0) or 1
     lines = [_legend({"before": BEFORE, "after": AFTER})]
-    for name, before, after in rows:
-        bars = _bar(before, top, BEFORE, "before") + _bar(after, top, AFTER, "after")
+    for row in rows:
+        bars = _bar(row.before, top, BEFORE, "before") + _bar(row.after, top, AFTER, "after")
         lines.append(
             '<div style="margin:0.7rem 0">'
-            f'<div style="font-size:0.85rem;overflow-wrap:anywhere">{_text(name)}</div>'
+            '<div style="font-size:0.85rem;overflow-wrap:anywhere">'
+            f"{_text(row.name)} · {row.when}</div>"
             f"{bars}</div>"
         )
     st.html("".join(lines))
 
 
 def days(
-    names: Sequence[str], stacks: Sequence[Mapping[str, int]], colors: Mapping[str, str]
+    names: Sequence[str],
+    stacks: Sequence[Mapping[str, int]],
+    kinds: Mapping[str, tuple[str, str]],
 ) -> None:
-    """A column for each day, stacked by what was counted."""
-    top = max((sum(stack.values()) for stack in stacks), default=0) or 1
+    """A column for each day, stacked by what was counted; of each kind its colour and its words."""
+    top = max(FEW, *(sum(stack.values()) for stack in stacks))
     columns = []
     for name, stack in zip(names, stacks, strict=True):
         said = ", ".join(f"{number} {what}" for what, number in stack.items()) or "none"
         parts = "".join(
-            f'<div style="height:{number / top * DAY_HEIGHT:.1f}px;background:{colors[what]};'
+            f'<div style="height:{number / top * DAY_HEIGHT:.1f}px;background:{kinds[what][0]};'
             f'margin-top:1px;border-radius:2px"></div>'
             for what, number in stack.items()
         )
@@ -53,7 +70,7 @@ def days(
             f'opacity:0.75;white-space:nowrap;overflow:hidden">{_text(name)}</div></div>'
         )
     chart = f'<div style="display:flex;gap:4px">{"".join(columns)}</div>'
-    st.html(_legend({w: c for w, c in colors.items() if any(w in s for s in stacks)}) + chart)
+    st.html(_legend({words: color for color, words in kinds.values()}) + chart)
 
 
 def sparkline(values: Sequence[float], words: str) -> None:
@@ -67,7 +84,7 @@ def sparkline(values: Sequence[float], words: str) -> None:
     )
     drawing = (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 30" preserveAspectRatio="none">'
-        f'<polyline points="{points}" fill="none" stroke="{AFTER}" stroke-width="1.6" '
+        f'<polyline points="{points}" fill="none" stroke="{LINE}" stroke-width="1.6" '
         'vector-effect="non-scaling-stroke" stroke-linejoin="round"/></svg>'
     )
     # As an image: Streamlit takes SVG elements out of HTML.

@@ -218,10 +218,11 @@ def card(job: JobView, place: str) -> None:
         job_link(job)
         trouble.said(f"{place}-{job.job_id}")
         track(job)
-        losses = [p.values.get("train_loss") for p in runtime.service().history(job.job_id)]
-        drawn = [loss for loss in losses if loss is not None]
-        if len(drawn) > 1:
-            bars.sparkline(drawn, f"Train loss so far, over {len(drawn):,} points")
+        with st.container(key=f"curve-{place}-{job.job_id}"):  # as high with either, and with none
+            if countdown.stalled(job):
+                countdown.countdown(job, place)
+            else:
+                curve(job)
         held_out = "" if job.eval_loss is None else f", held-out {formats.figure(job.eval_loss)}"
         loss = (
             "The loss appears with the first point that is logged"
@@ -229,4 +230,11 @@ def card(job: JobView, place: str) -> None:
             else f"Train loss {formats.figure(job.loss)}{held_out}"
         )
         st.caption(" · ".join(filter(None, (loss, phase(job)))))
-        countdown.countdown(job, place)
+
+
+def curve(job: JobView) -> None:
+    """The train loss so far, as soon as it has two points."""
+    losses = [p.values.get("train_loss") for p in runtime.service().history(job.job_id)]
+    drawn = [loss for loss in losses if loss is not None]
+    if len(drawn) > 1:
+        bars.sparkline(drawn, f"Train loss so far, over {len(drawn):,} points")

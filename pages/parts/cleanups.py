@@ -6,7 +6,7 @@ from typing import Any, Final
 import streamlit as st
 
 from backend.models import Cleanup
-from pages.parts import formats
+from pages.parts import bars, formats, times
 
 WIDTHS: Final = {
     "Job": 58,
@@ -36,11 +36,15 @@ def reason_of(cleanup: Cleanup) -> str:
     return _REASONS.get(cleanup.reason, cleanup.reason)
 
 
-def pair_of(cleanup: Cleanup) -> tuple[str, tuple[float, str], tuple[float, str]]:
+def pair_of(cleanup: Cleanup) -> bars.Pair:
     """A cleanup as `bars.pairs` takes it."""
     before, after = cleanup.before_bytes or 0, cleanup.after_bytes or 0
-    name = f"{name_of(cleanup)} · {cleanup.device} · {formats.ago(cleanup.created_at)}"
-    return name, (before, formats.size(before)), (after, formats.size(after))
+    return bars.Pair(
+        f"{name_of(cleanup)} · {cleanup.device}",
+        times.ago(cleanup.created_at),
+        (before, formats.size(before)),
+        (after, formats.size(after)),
+    )
 
 
 def as_row(cleanup: Cleanup) -> dict[str, str]:

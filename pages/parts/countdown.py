@@ -29,7 +29,9 @@ def countdown(job: JobView, place: str) -> None:
         return
     phase = " in this phase" if job.phase_seconds_allowed else ""
     stacks = " The stacks of the process have been taken." if job.stacks_taken else ""
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(
+        horizontal=True, vertical_alignment="center", key=f"countdown-{place}-{job.job_id}"
+    ):
         with st.container(width="stretch"):
             st.warning(
                 f"No progress for {formats.roughly(silent)}{phase}; "

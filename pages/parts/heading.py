@@ -51,8 +51,6 @@ def heading(job: JobView) -> None:
                 st.space(1)
     trouble.said(f"job-{job.job_id}")
     links(job)
-    if words := under_way(job):
-        st.caption(words)
 
 
 def life(job: JobView) -> list[str]:

@@ -40,9 +40,7 @@ _keys = st.components.v2.component(
     "signalbox_keys",
     html=_dialog(),
     css=(_HERE / "keys.css").read_text(encoding="utf-8"),
-    js="\n".join(
-        (_HERE / name).read_text(encoding="utf-8") for name in ("times.js", "keys.js")
-    ),
+    js="\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("times.js", "keys.js")),
     isolate_styles=False,  # a dialog in a shadow root would not find the theme's colours
 )
 

@@ -1,6 +1,7 @@
 """How long ago something was, with the exact time on hover, in the reader's zone."""
 
 from datetime import datetime
+from typing import Literal
 
 import streamlit as st
 
@@ -12,7 +13,7 @@ def ago(moment: datetime | None) -> str:
     return formats.moment(moment, formats.zone(st.context.timezone))
 
 
-def caption(markdown: str, width: int | str = "stretch") -> None:
+def caption(markdown: str, width: Literal["stretch", "content"] = "stretch") -> None:
     """A caption that may hold times; strangers' texts in it are escaped as elsewhere.
 
     It is Markdown and not `st.html`, which makes its elements anew at each change: what is read

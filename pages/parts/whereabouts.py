@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 from backend import runtime
 from backend.models import JobStatus
 from backend.views import JobView
-from pages.parts import cards, details, formats, times
+from pages.parts import cards, details, formats, heading, times
 
 STACKS_HEIGHT: Final = 320  # pixels
 
@@ -23,17 +23,20 @@ class Answer(NamedTuple):
 
 
 def button(job: JobView) -> DeltaGenerator | None:
-    """What a running job says that it is doing, the button that finds out, and the last answer.
+    """What a running job says that it is doing and what is done with it, the button that finds out
+    more, and the last answer.
 
     Returns the place for a new answer where the button was pressed, for `ask`.
     """
     if job.status != JobStatus.RUNNING:
         return None
-    with st.container(horizontal=True, vertical_alignment="center"):
-        with st.container(width="stretch"):
+    with st.container(horizontal=True, vertical_alignment="center", key=f"doing-{job.job_id}"):
+        with st.container(width="stretch", gap="xxsmall"):
             if words := cards.phase(job):
                 # No st.badge: it escapes brackets a second time.
                 st.markdown(f":gray-badge[:material/flag: {words}]")
+            if note := heading.under_way(job):
+                st.caption(note)
         pressed = st.button(
             "Where is it?",
             key=f"where-{job.job_id}",

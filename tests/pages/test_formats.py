@@ -45,6 +45,29 @@ def test_the_exact_time_is_in_the_readers_zone() -> None:
     assert isinstance(berlin, ZoneInfo)
 
 
+def test_a_moment_says_how_long_ago_and_holds_the_exact_time() -> None:
+    at = NOW - timedelta(minutes=2)
+    assert formats.moment(at, formats.zone("Europe/Berlin"), NOW) == (
+        '<time datetime="2026-11-23T18:00:45+00:00" title="23 Nov 2026, 19:00:45 CET">'
+        "2 min ago</time>"
+    )
+    assert formats.moment(None) == "–"
+
+
+def test_of_all_html_only_a_time_is_left() -> None:
+    time = formats.moment(NOW, now=NOW)
+    assert formats.only_times(f"ended {time}") == f"ended {time}"
+    assert formats.only_times(f"<b>x</b> {time}<i") == f"\\<b>x\\</b> {time}\\<i"
+    odd = '<time datetime="x" title="y"><img src=x onerror=alert(1)></time>'
+    assert formats.only_times(odd).startswith("\\<time")
+
+
+@given(st.text(alphabet='<>/\\"=& time datetime title', max_size=80))
+def test_a_strangers_text_cannot_pass_for_a_time(text: str) -> None:
+    for name in (text, formats.moment(NOW, now=NOW) + text):
+        assert not re.search(r"(?<!\\)(\\\\)*<", formats.only_times(formats.escape(name, 500)))
+
+
 @pytest.mark.parametrize("name", [None, "", "Nowhere/At/All", "../../etc/passwd", "\0"])
 def test_an_unknown_zone_is_utc(name: str | None) -> None:
     assert formats.zone(name) is UTC

@@ -268,7 +268,7 @@ def test_the_gpu_page_shows_each_cleanup_as_bars_and_as_a_row(rows: Rows, open_p
 def test_without_a_gpu_the_page_says_so(rows: Rows, open_page: Open) -> None:
     if runtime.service().gpu_count:
         pytest.skip("there is a GPU")
-    assert "No GPU" in open_page("gpu").info[0].value
+    assert "No GPU" in open_page("gpu").caption[0].value
 
 
 def test_jobs_can_be_searched_filtered_and_sorted(rows: Rows, open_page: Open) -> None:
@@ -529,7 +529,7 @@ def test_files_whose_names_look_alike_have_a_row_each(rows: Rows, open_page: Ope
 def test_an_error_in_hebrew_does_not_turn_what_stands_beside_it(rows: Rows) -> None:
     job_id = rows.failed(FailureKind.CRASHED, "\u05e9\u05dc\u05d5\u05dd (1)")
     said = cards.outcome(runtime.service().job(job_id))
-    assert said == "\u2068\u05e9\u05dc\u05d5\u05dd \\(1\\)\u2069 · just now"
+    assert said.startswith("\u2068\u05e9\u05dc\u05d5\u05dd \\(1\\)\u2069 · <time ")
 
 
 def test_a_name_that_shows_as_nothing_is_still_a_heading(rows: Rows, open_page: Open) -> None:

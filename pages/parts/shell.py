@@ -1,0 +1,48 @@
+"""The page that the server sends first, in which Streamlit then draws all others."""
+
+from pathlib import Path
+from typing import Final
+
+import streamlit as st
+
+STYLE: Final = Path(__file__).parent / "style.css"
+STATIC: Final = Path(st.__file__).parent / "static"
+NEEDED: Final = ("Button", "PageLink", "Progress", "ProgressBar", "Html", "purify.es")
+"""Scripts of what every page has; Streamlit asks for them only once it is to be drawn."""
+TOLD: Final = '<script>window.__streamlit = { BACKEND_BASE_URL: location.origin + "/" }</script>'
+
+
+def page_shell() -> str:
+    """Streamlit's index.html, told where the server is, how the pages look and what they need.
+
+    Without the first the browser takes `/job` for a prefix that the app may be served under, asks
+    there first, and shows two errors in its console before it asks at the root. Without the others
+    a page is first seen in Streamlit's own style, with grey bars for its links and buttons and the
+    names of its icons for their signs, and then jumps.
+    """
+    index = (STATIC / "index.html").read_text(encoding="utf-8")
+    head = "\n    ".join(["<head>", TOLD, *_early()])
+    # At the end, so that it comes after Streamlit's own, which are put at the end of the head.
+    style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
+    return (
+        index.replace("<head>", head, 1)
+        .replace("<title>Streamlit</title>", "<title>Signalbox</title>", 1)
+        .replace("</body>", f"{style}</body>", 1)
+    )
+
+
+def _early() -> list[str]:
+    """Links that have the browser fetch these files before they are asked for."""
+    files = STATIC / "static"
+    scripts = [path for name in NEEDED for path in (files / "js").glob(f"{name}.*.js")]
+    return [
+        *(
+            f'<link rel="modulepreload" crossorigin href="./static/js/{script.name}">'
+            for script in scripts
+        ),
+        *(
+            f'<link rel="preload" crossorigin href="./static/media/{font.name}" as="font" '
+            'type="font/woff2">'
+            for font in (files / "media").glob("MaterialSymbols-*.woff2")
+        ),
+    ]
