@@ -28,8 +28,11 @@ RUN_AXE: Final = """async () => {
 DRAWN: Final = """() => !document.querySelector(
     "[data-testid=stSkeleton], [data-stale=true], [data-test-script-state=running]")"""
 
-OURS_ALONE: Final[dict[str, str]] = {}
-"""Findings that stay, as `rule selector`, each with its reason. There are none."""
+KNOWN: Final = {
+    ("nested-interactive", ".js-plotly-plot"): "Plotly's own buttons lie in the picture that has "
+    "the curve's text; all that they do is also done by other means",
+}
+"""Findings that stay, by rule and a part of the selector, each with its reason."""
 
 WATCH: Final = """
 const listeners = []
@@ -96,7 +99,7 @@ def state(server: Server, number: int) -> str:
 def findings(page: Page) -> list[Any]:
     """What axe calls serious or critical, but for what is known."""
     found = page.evaluate(RUN_AXE)
-    return [f for f in found if f"{f[0]} {f[1]}" not in OURS_ALONE]
+    return [f for f in found if not any(f[0] == rule and part in f[1] for rule, part in KNOWN)]
 
 
 def test_axe_finds_nothing_serious_on_any_page_in_either_theme(
