@@ -56,12 +56,12 @@ import signalbox, sys, time
 from pathlib import Path
 
 run = signalbox.start(total_steps=100_000)
-steps = 40 if sys.argv[1] == "ends" else 100_000
-for step in range(steps):
+goes_on = sys.argv[1] == "goes on"
+for step in range(100_000 if goes_on else 40):
     run.log(step, train_loss=2 / (step + 1), eval_loss=3 / (step + 1), learning_rate=1e-3)
-    if sys.argv[1] == "goes on" and (run.should_stop or Path(sys.argv[2]).exists()):
+    if goes_on and (run.should_stop or Path(sys.argv[2]).exists()):
         break
-    time.sleep(0.002 if steps == 40 else 0.05)
+    time.sleep(0.05 if goes_on else 0)
 if sys.argv[1] == "ends badly":
     raise KeyError("labels")
 """
