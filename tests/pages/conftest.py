@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -190,7 +191,8 @@ def sound(page: AppTest) -> AppTest:
 
 
 def words(page: AppTest) -> str:
-    """All that a page says, as one text, without what keeps Markdown from acting."""
+    """All that a page says, as one text, without what keeps Markdown from acting, and without the
+    exact time behind one that is said."""
     kinds = (
         *("title", "header", "subheader", "markdown", "caption", "text", "code", "page_link"),
         *(
@@ -214,4 +216,5 @@ def words(page: AppTest) -> str:
                 for name in ("value", "label", "text")
                 if (part := getattr(element, name, None)) is not None
             ]
-    return "\n".join(said).replace("\\", "").replace("\u2060", "")
+    text = "\n".join(said).replace("\\", "").replace("\u2060", "")
+    return re.sub(r"</?time\b[^>]*>", "", text)
