@@ -48,6 +48,7 @@ from backend.shapes import (
     InvalidTraining,
     Jobs,
     Logs,
+    MachineNow,
     Metrics,
     Pausing,
     Queue,
@@ -55,6 +56,7 @@ from backend.shapes import (
     Status,
     Submitted,
     Summary,
+    Usage,
     Valid,
     Whereabouts,
     named,
@@ -90,6 +92,8 @@ MAX_COMPARED: Final = 100
 MIN_BINS: Final = 16
 MAX_BINS: Final = 2000
 MAX_ID: Final = 2**63 - 1
+MAX_MOMENT: Final = 2**53
+"""In milliseconds since 1970; a browser has no larger whole numbers."""
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -488,6 +492,28 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         return await answer(Logs, lambda: _service().logs(job_id, offset, limit))
 
     @api.get(
+        "/api/training/usage/{job_id}",
+        tags=["look"],
+        summary="A job's use of the machine over time",
+        response_model=Usage,
+        responses=answers(404),
+    )
+    async def usage(
+        job_id: JobId,
+        since: Annotated[
+            int | None,
+            Query(
+                ge=0,
+                le=MAX_MOMENT,
+                description="Only points after this moment, in milliseconds since 1970.",
+            ),
+        ] = None,
+    ) -> Response:
+        """Cores, memory, and the memory and load of its GPUs: a point every two seconds, of a long
+        job fewer."""
+        return await answer(Usage, lambda: _usage(job_id, since))
+
+    @api.get(
         "/api/training/{job_id}/errors",
         tags=["look"],
         summary="Why a job failed",
@@ -747,6 +773,27 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
 
     # The machine
 
+    @api.get(
+        "/api/machine",
+        tags=["machine"],
+        summary="What runs, how busy the machine is, and what has ended",
+        response_model=MachineNow,
+    )
+    async def machine(
+        ended_after: Annotated[
+            int | None,
+            Query(
+                ge=0,
+                le=MAX_MOMENT,
+                description="Name the jobs that ended after this number, the `last_ending` of an "
+                "earlier answer; without it none is named.",
+            ),
+        ] = None,
+    ) -> Response:
+        """Cheap: may be asked every second. Jobs that were cancelled while they waited are not
+        named."""
+        return await answer(MachineNow, lambda: _machine(ended_after))
+
     @api.get("/api/gpu", tags=["machine"], summary="GPU memory now", response_model=Gpu)
     async def gpu() -> Response:
         """Of a machine without a GPU the host's memory."""
@@ -839,6 +886,25 @@ def _errors(job_id: int) -> Mapping[str, Any]:
         "advice": failure.advice if failure else None,
         "stacks": (failure.stacks if failure else service.stacks(job_id)) or None,
         "log_tail": failure.log_tail if failure else service.log_tail(job_id),
+    }
+
+
+def _usage(job_id: int, since: int | None) -> Mapping[str, Any]:
+    service = _service()
+    live = service.job(job_id).status is JobStatus.RUNNING  # first: or the last points were missed
+    return {"job_id": job_id, "live": live, "points": service.usage(job_id, since)}
+
+
+def _machine(ended_after: int | None) -> Mapping[str, Any]:
+    service = _service()
+    last, endings = service.endings(ended_after)
+    counts = service.counts()
+    return {
+        "running": counts[JobStatus.RUNNING],
+        "queued": counts[JobStatus.QUEUED],
+        "load": service.load(),
+        "last_ending": last,
+        "endings": endings,
     }
 
 

@@ -39,6 +39,7 @@ _LOGS: Final = (
     "progress.json",
     "metrics.jsonl",
     "seen.jsonl",
+    "usage.jsonl",
     "spec.json",
     "exit.json",
     "stacks.txt",

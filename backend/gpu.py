@@ -65,11 +65,17 @@ class MemorySource(Protocol):
         """Memory in use on a device by anybody; None where it cannot be read."""
         ...
 
+    def load_percent(self, index: int) -> float | None:
+        """For how much of the last moment, up to a second, a kernel ran on a device, 0 to 100; None
+        where it cannot be read."""
+        ...
+
     def holders(self, index: int) -> Sequence[Holder]: ...
 
 
 class NvmlSource:
-    """NVIDIA's management library. Source: NVML API Reference, nvmlDeviceGetMemoryInfo."""
+    """NVIDIA's management library. Source: NVML API Reference, nvmlDeviceGetMemoryInfo and
+    nvmlDeviceGetUtilizationRates."""
 
     name: SourceName = "nvml"
 
@@ -94,6 +100,12 @@ class NvmlSource:
             return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handles[index]).used)
         except (self._nvml.NVMLError, KeyError):
             return None
+
+    def load_percent(self, index: int) -> float | None:
+        try:
+            return float(self._nvml.nvmlDeviceGetUtilizationRates(self._handles[index]).gpu)
+        except (self._nvml.NVMLError, KeyError):
+            return None  # a slice of a device (MIG) has none
 
     def holders(self, index: int) -> Sequence[Holder]:
         found: dict[int, Holder] = {}
@@ -132,6 +144,9 @@ class TorchSource:
             return None
         return int(total - free)
 
+    def load_percent(self, index: int) -> float | None:
+        return None  # torch asks NVML for it, which is missing
+
     def holders(self, index: int) -> Sequence[Holder]:
         return []
 
@@ -145,6 +160,9 @@ class HostSource:
         return []
 
     def used_bytes(self, index: int) -> int | None:
+        return None
+
+    def load_percent(self, index: int) -> float | None:
         return None
 
     def holders(self, index: int) -> Sequence[Holder]:

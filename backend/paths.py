@@ -141,6 +141,11 @@ class RunPaths:
         return self.folder / "seen.jsonl"
 
     @property
+    def usage(self) -> Path:
+        """What the server measured of the job's use of the machine while it ran."""
+        return self.folder / "usage.jsonl"
+
+    @property
     def log(self) -> Path:
         return self.folder / "log.txt"
 

@@ -72,6 +72,10 @@ class ProcessRow:
     """As in proc(5): R, S, D, T (stopped), Z (zombie), …"""
     memory_bytes: int
     """Resident memory; what processes share is counted in each."""
+    cpu_seconds: float = 0.0
+    """Of CPU time that it has taken itself."""
+    waited_seconds: float = 0.0
+    """Of CPU time that those of its descendants took that have ended and been waited for."""
 
     @property
     def alive(self) -> bool:
@@ -462,6 +466,7 @@ def _launch_problem(error: OSError | ValueError, spec: LaunchSpec) -> str:
 if sys.platform == "linux":
     _KILL: Final = signal.SIGKILL
     _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+    _TICKS: Final = os.sysconf("SC_CLK_TCK")  # in a second
     _CHUNK_BYTES: Final = 2**16
     _boot_id: list[str] = []
 
@@ -495,6 +500,8 @@ if sys.platform == "linux":
             parent=int(fields[1]),
             state=fields[0].decode(),
             memory_bytes=int(fields[21]) * _PAGE,
+            cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS,
+            waited_seconds=(int(fields[13]) + int(fields[14])) / _TICKS,
         )
 
     def read_table() -> dict[int, ProcessRow]:
@@ -566,11 +573,14 @@ else:
         try:
             with process.oneshot():
                 zombie = process.status() == psutil.STATUS_ZOMBIE
+                times = process.cpu_times()
                 return ProcessRow(
                     ProcessId(process.pid, f"{_boot()}:{process.create_time():.3f}"),
                     parent=process.ppid(),
                     state="Z" if zombie else "S",
                     memory_bytes=0 if zombie else process.memory_info().rss,
+                    cpu_seconds=times.user + times.system,
+                    waited_seconds=times.children_user + times.children_system,
                 )
         except psutil.Error:
             return None

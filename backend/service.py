@@ -39,6 +39,7 @@ from backend.curve import (
 from backend.curve_index import X
 from backend.curves import Curves
 from backend.gpu import MemorySource, empty_cache, find_source
+from backend.load import Load, LoadMeter
 from backend.log import LogSlice
 from backend.mask import Mask, mask_of
 from backend.models import (
@@ -51,6 +52,7 @@ from backend.models import (
     RequestKind,
     utc_now,
 )
+from backend.news import Endings, NewsKind
 from backend.paths import DataPaths, RunPaths
 from backend.pool import Pool
 from backend.processes import Mark, find_all_marked, find_leader, variables_of
@@ -70,6 +72,7 @@ from backend.submission import (
     submission_of,
 )
 from backend.supervisor import MAX_STACKS_BYTES, Supervisor, Surroundings
+from backend.usage import UsagePoint, read_usage
 from backend.views import (
     CurveMark,
     DeviceView,
@@ -119,6 +122,8 @@ class Service:
         self._lock = FileLock(self._paths.lock)
         self._notices: list[str] = []
         self._submitting = threading.RLock()
+        self._endings = Endings()
+        self._load: LoadMeter
         self._store: Store
         self._source: MemorySource
         self._pool: Pool
@@ -155,7 +160,8 @@ class Service:
             raise StartError(str(error)) from None
         self._source = find_source()
         devices = self._source.devices()
-        around = Surroundings(self.settings, self._store, self._source, nonce)
+        self._load = LoadMeter(self._paths.folder, self._source)
+        around = Surroundings(self.settings, self._store, self._source, nonce, self._tell)
         self._pool = Pool(around, self._paths, self.settings.workers or max(1, len(devices)))
         self._curves = Curves(self._paths, self._pool.supervised)
         try:
@@ -562,6 +568,17 @@ class Service:
             raise archive.NotSavedError(f"Job {job_id} has written nothing.")
         return archive.stream(paths, names, f"job-{job_id}", mask, compress=True)
 
+    def usage(self, job_id: int, since: int | None = None) -> Sequence[UsagePoint]:
+        """What a job used of the machine while it ran, oldest first, at most 4,000 points.
+
+        Raises UnknownJobError.
+
+        Args:
+            since: only what came after this millisecond since 1970.
+        """
+        self._job(job_id)
+        return read_usage(self._paths.run(job_id).usage, since)
+
     def checkpoints(self, job_id: int) -> Sequence[Checkpoint]:
         """What the job has saved, oldest first. Raises UnknownJobError."""
         paths, mask = self._kept(job_id)
@@ -688,6 +705,22 @@ class Service:
             )
         return Machine(self._source.name, devices, note, used, host.total)
 
+    def load(self) -> Load:
+        """How busy the machine is, and what is left of it; at most a second old."""
+        return self._load.read()
+
+    def endings(self, after: int | None) -> tuple[int, Sequence[JobView]]:
+        """The number of the newest end of a job, and the jobs that ended after another number,
+        oldest first; none for None, with which one begins to ask.
+
+        A job that was cancelled while it waited is not among them: whoever cancelled it sees that
+        at once, and of a whole queue it would be a flood.
+        """
+        last = self._endings.last
+        found = [] if after is None else self._endings.after(after)
+        jobs = [self._store.get(ending.job_id) for ending in found if ending.number <= last]
+        return last, [self._view(job, {}) for job in jobs if job is not None]
+
     def empty_cache(self) -> Cleanup:
         """Collect garbage, and empty the server's own CUDA cache where there is a GPU."""
         process = psutil.Process()
@@ -705,6 +738,10 @@ class Service:
         )
 
     # Inside
+
+    def _tell(self, job_id: int, kind: NewsKind) -> None:
+        if kind is NewsKind.ENDED:
+            self._endings.add(job_id)
 
     def _open_database(self) -> None:
         damaged = set_aside_if_damaged(self._paths.database)

@@ -555,6 +555,73 @@ class Gpu(Shape):
     source: Literal["nvml", "torch", "host"]
 
 
+class LoadOfDevice(Shape):
+    """A GPU at this moment; null where it cannot be read."""
+
+    index: int
+    name: str = Field(examples=["NVIDIA H100"])
+    used_bytes: int | None
+    total_bytes: int
+    percent: float | None = Field(
+        description="For how much of the last moment, up to a second, it was at work, 0 to 100."
+    )
+
+
+class LoadNow(Shape):
+    """The machine, at most a second ago; null where it cannot be read."""
+
+    cpu_percent: float | None = Field(
+        description="Of all cores together, since the reading before.", examples=[38.2]
+    )
+    cores: int
+    memory_used_bytes: int
+    memory_total_bytes: int
+    disk_free_bytes: int | None = Field(description="Left for the data folder.")
+    disk_total_bytes: int | None
+    disk_is_low: bool = Field(description="Less than 5 GiB are left, and less than a tenth.")
+    devices: Sequence[LoadOfDevice]
+
+
+class Ended(Shape):
+    """A job that has ended."""
+
+    job_id: int = Field(examples=[12])
+    name: str
+    status: JobStatus
+    failure_kind: FailureKind | None
+    error: str | None
+
+
+class MachineNow(Shape):
+    """What runs and waits, how busy the machine is, and which jobs have ended."""
+
+    running: int
+    queued: int
+    load: LoadNow
+    last_ending: int = Field(description="Ask with this number for what ends from now on.")
+    endings: Sequence[Ended] = Field(description="Oldest first, 200 at most.")
+
+
+class UsagePointShape(Shape):
+    """What a job used up to a moment, since the point before."""
+
+    at: int = Field(description="Milliseconds since 1970, UTC.", examples=[1795800000000])
+    cores: float | None = Field(
+        description="CPU seconds in each second, all of its processes together.", examples=[1.7]
+    )
+    memory_bytes: int = Field(description="Resident memory of its processes.")
+    gpu_memory_bytes: int | None = Field(description="In use on its devices; null without any.")
+    gpu_percent: float | None = Field(description="The load of its devices, their mean.")
+
+
+class Usage(Shape):
+    """A job's use of the machine. A long one is thinned; its highest memory stays."""
+
+    job_id: int = Field(examples=[12])
+    live: bool = Field(description="The job runs, so there will be more.")
+    points: Sequence[UsagePointShape] = Field(description="Oldest first.")
+
+
 class Health(Shape):
     """The server lives."""
 

@@ -20,6 +20,7 @@ from backend.gpu import JobMeter, Measurement, MemorySource, empty_cache
 from backend.mask import mask_of
 from backend.memory_kills import KillCounts, KillWatch, MemoryKill, judge, snapshot
 from backend.models import Cleanup, Failure, FailureKind, Job, JobStatus, RequestKind, utc_now
+from backend.news import NewsKind
 from backend.paths import RunPaths
 from backend.pausing import Pause, has_obeyed
 from backend.processes import (
@@ -42,6 +43,7 @@ from backend.settings import Settings
 from backend.spec import Ending, StopFile
 from backend.stall import STALLED, StallClock, duration, timeout_message
 from backend.store import MAX_RETRY_WAIT_SECONDS, Store, StoreError
+from backend.usage import UsageLog
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,10 @@ RETRY_WAIT_SECONDS: Final = 10.0
 _ENDING_SIGNALS: Final = (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
+def _tell_nobody(job_id: int, kind: NewsKind) -> None:
+    """Where nobody wants to know."""
+
+
 class CannotResumeError(Exception):
     """A paused job cannot be started now; the message is a sentence that says why."""
 
@@ -80,6 +86,8 @@ class Surroundings:
     store: Store
     source: MemorySource
     nonce: str
+    tell: Callable[[int, NewsKind], None] = _tell_nobody
+    """Told of each end and each warning; must return at once and raise nothing."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +130,14 @@ class Supervisor:
         self._paths = paths
         self._settings = around.settings
         self._store = around.store
+        self._source = around.source
+        self._tell = around.tell
         self._mark = Mark(job.id, around.nonce)
         self._launcher = launcher
         self._clock = clock
         self._leader = leader
         self._meter = JobMeter(around.source, self.devices, job.memory if leader else None)
+        self._usage = UsageLog(paths.usage)
         self._mask = mask_of(job.env)
         # What an earlier life has seen is cut before the launch, and must not be written back.
         seen = paths.seen if leader else None
@@ -149,6 +160,7 @@ class Supervisor:
         self._host_bytes: int | None = None
         self._host_available_bytes: int | None = None
         self._stacks_taken = False
+        self._has_warned = False
         self._record: ExitRecord | None = None
         self._checkpoint = job.checkpoint
         self._notice: str | None = None
@@ -293,6 +305,9 @@ class Supervisor:
                 silent = duration(round(self._stall.silent_seconds, 1))
                 told = f"{STALLED}{silent}; what it was doing was written into stacks.txt"
                 self._store.try_to_note(self.job_id, told)
+        if self._stall.warned and not self._has_warned:
+            self._tell(self.job_id, NewsKind.ABOUT_TO_TIME_OUT)
+        self._has_warned = self._stall.warned
         if self._stall.expired:
             return self._time_out(self._leader, now)
         return False
@@ -702,6 +717,8 @@ class Supervisor:
                 continue
             if not written:
                 logger.error("Job %s had a verdict already; %s dropped", self.job_id, verdict)
+            elif verdict.status.ended:
+                self._tell(self.job_id, NewsKind.ENDED)
             return
 
     def _silent_seconds(self, verdict: Verdict) -> float | None:
@@ -720,9 +737,18 @@ class Supervisor:
             self._host_available_bytes = psutil.virtual_memory().available
             self._kills.look()
         self._meter.read(sum(row.memory_bytes for row in rows))
+        self._usage.look(rows, self._clock(), self._gpu_use)
         if self._clock() - self._saved_at >= SAVED_SECONDS:
             self._saved_at = self._clock()
             self._save(**self._state())
+
+    def _gpu_use(self) -> tuple[int | None, float | None]:
+        """Bytes in use on its devices by the last reading, and their load, the mean, in percent."""
+        if not self.devices:
+            return None, None
+        loads = [self._source.load_percent(index) for index in self.devices]
+        known = [load for load in loads if load is not None]
+        return self._meter.used_bytes, sum(known) / len(known) if known else None
 
     def _stacks(self) -> str:
         if not self._stacks_taken:

@@ -1,39 +1,18 @@
-"""What Streamlit runs for every session: the list of pages, and the status strip in the sidebar."""
+"""What Streamlit runs for every session: the list of pages, and the strip in the sidebar."""
 
 from pathlib import Path
 
 import streamlit as st
 
 from backend import runtime
-from backend.models import JobStatus
 from pages.parts import formats, keys, trouble
 from pages.parts.live import turn
+from pages.parts.strip import strip
 
 PARTS = Path(__file__).parent / "parts"
 LOGO = str(PARTS / "logo.svg")
 WORDMARK = str(PARTS / "wordmark.svg")
 SIDEBAR = 240  # pixels
-
-
-@trouble.told()
-def strip() -> None:
-    """What runs, what waits, and how full the memory is, on every page."""
-    service = runtime.service()
-    counts = service.counts()
-    running, queued = counts[JobStatus.RUNNING], counts[JobStatus.QUEUED]
-    with st.container(horizontal=True, gap="xsmall"):
-        st.badge(
-            f"{running} running", icon=":material/play_arrow:", color="blue" if running else "gray"
-        )
-        st.badge(f"{queued} queued", icon=":material/schedule:", color="gray")
-    for device in service.machine().devices:
-        if device.used_bytes is None or not device.total_bytes:
-            continue
-        name = "Host memory" if device.index is None else f"GPU {device.index} memory"
-        st.progress(
-            min(1.0, device.used_bytes / device.total_bytes),
-            text=f"{name} {formats.size(device.used_bytes)} of {formats.size(device.total_bytes)}",
-        )
 
 
 def notices() -> None:
@@ -99,7 +78,7 @@ except runtime.NotRunningError as error:
     st.error(str(error), title="Signalbox is not running")
     st.stop()
 with st.sidebar:
-    st.fragment(strip, run_every=2)()
+    strip()
     keys.button()
 notices()
 trouble.run_page(page.run, page.url_path)

@@ -27,9 +27,10 @@ from backend.paths import RunPaths
 from backend.training import signalbox
 
 OWN = [
-    *["spec.json", "progress.json", "metrics.jsonl", "seen.jsonl", "log.txt", "exit.json"],
-    *["stacks.txt", "stop.json", "stop.json.tmp", "seen.jsonl.tmp", "progress.json.77.tmp"],
+    *["log.txt", "progress.json", "metrics.jsonl", "seen.jsonl", "usage.jsonl", "spec.json"],
+    *["exit.json", "stacks.txt", "stop.json", "stop.json.tmp", "seen.jsonl.tmp", "progress.json.77.tmp"],
     *["exit.json.tmp", "exit.json.77", "exit.json.77.tmp", "exit.json.room"],
+    "usage.jsonl.tmp",
 ]
 
 
@@ -243,8 +244,8 @@ def test_logs_are_the_files_of_signalbox_that_are_there(paths: RunPaths, tmp_pat
     assert log_names(paths) == []
     for name in OWN:
         (paths.folder / name).write_text("ours")
-    assert log_names(paths) == OWN[4:5] + OWN[1:4] + OWN[:1] + OWN[5:7]
-    for name in OWN[:7]:
+    assert log_names(paths) == OWN[:8]
+    for name in OWN[:8]:
         (paths.folder / name).unlink()
     (paths.folder / "log.txt").symlink_to(__file__)
     os.mkfifo(paths.folder / "progress.json")

@@ -44,6 +44,9 @@ class FakeSource:
     def used_bytes(self, index: int) -> int | None:
         return _next(self.readings[index])
 
+    def load_percent(self, index: int) -> float | None:
+        return 50.0
+
     def holders(self, index: int) -> Sequence[Holder]:
         pids = _next(self.held_by[index]) if index in self.held_by else []
         return [Holder(pid, f"process {pid}", GIB) for pid in pids]
@@ -273,6 +276,11 @@ class FakeNvml(ModuleType):
             raise NVMLError("GPU is lost")
         return SimpleNamespace(total=80 * GIB, used=(handle + 1) * GIB)
 
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
+        if self.lost:
+            raise NVMLError("GPU is lost")
+        return SimpleNamespace(gpu=90 + handle, memory=10)
+
     def _running(self, kind: str) -> list[Any]:
         if self.lost:
             raise NVMLError("GPU is lost")
@@ -310,7 +318,9 @@ def test_nvml_is_read(as_bytes: bool) -> None:
     ]
     assert source.used_bytes(1) == 2 * GIB
     assert [(h.pid, h.bytes) for h in source.holders(0)] == [(11, 3 * GIB), (12, None)]
+    assert [source.load_percent(index) for index in (0, 1)] == [90, 91]
     assert source.used_bytes(7) is None
+    assert source.load_percent(7) is None
     assert source.holders(7) == []
 
 
@@ -319,6 +329,7 @@ def test_a_device_that_is_lost_while_the_server_runs_is_no_error() -> None:
     source = NvmlSource(nvml)
     nvml.lost = True
     assert source.used_bytes(0) is None
+    assert source.load_percent(0) is None
     assert source.holders(0) == []
     assert len(source.devices()) == 2, "it is still there, and unreadable"
 

@@ -52,6 +52,9 @@ class TwoDevices:
     def used_bytes(self, index: int) -> int | None:
         return 1000
 
+    def load_percent(self, index: int) -> float | None:
+        return 50.0
+
     def holders(self, index: int) -> Sequence[Holder]:
         return []
 

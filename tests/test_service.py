@@ -775,3 +775,24 @@ def test_the_bound_of_the_queue_holds_however_many_submit_at_once(
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(submit, range(32))) == 5
     assert idle_service.counts()[JobStatus.QUEUED] == 5
+
+
+def test_ends_are_numbered_and_each_is_told_once_to_whoever_asks(
+    service: Service, script: Callable[..., Submission]
+) -> None:
+    begin, none = service.endings(None)
+    assert none == []
+    first = service.submit(script("raise SystemExit(3)", name="first"))
+    wait_until(lambda: service.endings(begin)[0] > begin, 60)
+    last, (job,) = service.endings(begin)
+    assert (job.job_id, job.name, job.status) == (first, "first", JobStatus.FAILED)
+    assert service.endings(last) == (last, [])
+    assert service.endings(0)[1] == [job], "a number of a server before this one"
+
+
+def test_a_job_that_was_cancelled_while_it_waited_is_no_news(
+    idle_service: Service, script: Callable[..., Submission]
+) -> None:
+    begin, _ = idle_service.endings(None)
+    idle_service.cancel(idle_service.submit(script("pass")))
+    assert idle_service.endings(begin) == (begin, [])

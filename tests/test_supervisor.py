@@ -17,6 +17,7 @@ from backend import supervisor as supervisor_module
 from backend.checkpoints import GivenUpError
 from backend.gpu import HostSource
 from backend.models import FailureKind, Job, JobStatus, RequestKind, utc_now
+from backend.news import NewsKind
 from backend.paths import RunPaths
 from backend.processes import CouldNotStartError, Ended, LaunchSpec, ProcessId, ProcessRow
 from backend.settings import Settings
@@ -72,6 +73,8 @@ class Watched:
         self.paths.checkpoints.mkdir(parents=True)
         self.leader = FakeLeader()
         self.launched: list[LaunchSpec] = []
+        self.told: list[tuple[str, JobStatus]] = []
+        """What was told of the job, with its state in the database at that moment."""
         job = Job(
             **{
                 "name": "a job", "recipe": "script", "timeout_seconds": TIMEOUT, "gpus": 0,
@@ -99,7 +102,11 @@ class Watched:
         return self._supervisor(launcher=launcher)
 
     def _supervisor(self, **how: Any) -> Supervisor:
-        around = Surroundings(self.settings, self.store, HostSource(), "nonce")
+        def tell(job_id: int, kind: NewsKind) -> None:
+            assert job_id == self.job_id
+            self.told.append((kind.value, self.job.status))
+
+        around = Surroundings(self.settings, self.store, HostSource(), "nonce", tell)
         return Supervisor(self.job, self.paths, (), around, clock=lambda: 0.0, **how)
 
     def look(self, *times: float) -> list[bool]:
@@ -152,6 +159,42 @@ def watch(
 
 
 Watch = Callable[..., Watched]
+
+
+# What is told
+
+
+def test_an_end_is_told_once_its_verdict_is_written(watch: Watch) -> None:
+    watched = watch()
+    watched.end(code=0)
+    watched.look(0.0)
+    assert watched.told == [("ended", JobStatus.COMPLETED)]
+
+
+def test_the_warning_and_the_timeout_are_told_once_each(watch: Watch) -> None:
+    watched = watch()
+    watched.look(0, 2, 4, 6, 7.9)
+    assert watched.told == []
+    watched.look(8, 8.5, 9)
+    assert watched.told == [("about_to_time_out", JobStatus.RUNNING)]
+    watched.supervisor.extend()
+    watched.look(9.5, 11.5, 13.5, 15.5, 16.9)
+    assert len(watched.told) == 1, "it was granted another full timeout"
+    watched.look(17.5, 18)
+    assert len(watched.told) == 2
+    watched.look(19.5)
+    assert watched.told[2:] == [("ended", JobStatus.FAILED)]
+
+
+def test_a_pause_is_no_end_and_is_not_told(watch: Watch) -> None:
+    watched = watch()
+    watched.supervisor.pause()
+    watched.look(0.0)
+    watched.report(status="stopping")
+    watched.end(code=0)
+    watched.look(0.1)
+    assert watched.job.status is JobStatus.PAUSED
+    assert watched.told == []
 
 
 # The stall clock

@@ -7,7 +7,7 @@ import streamlit as st
 
 from pages.parts.trouble import told
 
-NEXT_JOB: Final = "next-job"
+NEXT: Final = "next-page"
 
 _top = st.components.v2.component(
     "signalbox_top",
@@ -56,19 +56,24 @@ def watch(read: Callable[[], object], seconds: float = 2) -> None:
 
 
 def go_to_job(job_id: int) -> None:
-    """From a button's callback: run the whole page, which then turns to this job's page.
-
-    A callback runs before the list of pages is known, so `turn` goes there once it is.
-    """
-    st.session_state[NEXT_JOB] = job_id
+    """From a button's callback: run the whole page, which then turns to this job's page."""
+    go_to("job.py", id=str(job_id))
     st.rerun()
 
 
+def go_to(page: str, **query: str) -> None:
+    """From a callback of what lies in no fragment: turn to another page.
+
+    A callback runs before the list of pages is known, so `turn` goes there once it is.
+    """
+    st.session_state[NEXT] = page, query
+
+
 def turn() -> None:
-    """Go to the job that a button asked for, if one did."""
-    job_id = st.session_state.pop(NEXT_JOB, None)
-    if job_id is not None:
-        st.switch_page("job.py", query_params={"id": str(job_id)})
+    """Go to the page that a callback asked for, if one did."""
+    page, query = st.session_state.pop(NEXT, (None, {}))
+    if page is not None:
+        st.switch_page(page, query_params=query)
 
 
 def start_at_top(place: str) -> None:

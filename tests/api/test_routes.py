@@ -1030,3 +1030,35 @@ def test_while_long_files_are_read_others_are_answered(
 
     health = asyncio.run(ask())
     assert statistics.median(health) < 5, "They would wait for all the others."
+
+
+def test_the_use_of_the_machine_is_told_while_a_job_runs_and_kept_in_its_logs(
+    client: httpx.Client, started: Started
+) -> None:
+    job_id = started()
+    path = f"/api/training/usage/{job_id}"
+    wait_until(lambda: len(client.get(path).json()["points"]) >= 2, 60)
+    found = client.get(path).json()
+    assert (found["job_id"], found["live"]) == (job_id, True)
+    first, *_, last = found["points"]
+    assert first["at"] < last["at"]
+    assert last["memory_bytes"] > 2**20
+    assert last["cores"] is not None
+    assert last["gpu_memory_bytes"] is None
+    newer = client.get(path, params={"since": first["at"]}).json()["points"]
+    assert newer[0]["at"] > first["at"]
+    before = client.get("/api/machine").json()
+    assert before["running"] >= 1
+    assert before["endings"] == []
+    assert before["load"]["memory_total_bytes"] > before["load"]["memory_used_bytes"] > 0
+    client.post(f"/api/training/cancel/{job_id}", headers=HERE)
+    wait_for(client, job_id, "cancelled")
+    assert client.get(path).json()["live"] is False
+    number = before["last_ending"]
+    after = client.get("/api/machine", params={"ended_after": number}).json()
+    assert after["last_ending"] > number
+    assert [e["status"] for e in after["endings"] if e["job_id"] == job_id] == ["cancelled"]
+    zipped = client.get(f"/api/training/{job_id}/download/logs").content
+    with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+        assert f"job-{job_id}/usage.jsonl" in archive.namelist()
+    assert client.get("/api/training/usage/999999").status_code == 404
