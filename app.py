@@ -49,7 +49,7 @@ api = make_api(asks_for_token=token is not None)
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     """Start the one Service of this process; close it when the server stops."""
     tune_connections()
-    service = Service(settings)
+    service = Service(settings, page_url())
     try:
         service.start()
     except StartError as error:
@@ -65,6 +65,15 @@ async def lifespan(_: st.App) -> AsyncIterator[None]:
         print(_farewell(service.close()), flush=True)
 
 
+def page_url() -> str:
+    """Where a browser on this machine finds the pages."""
+    scheme = "https" if st.get_option("server.sslCertFile") else "http"
+    host = address if address and address not in EVERY_ADDRESS else "127.0.0.1"
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}:{st.get_option('server.port')}"
+
+
+EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 (told, not listened on)
 STALLED_SECONDS: Final = 60
 
 

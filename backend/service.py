@@ -19,7 +19,7 @@ from typing import Final
 import psutil
 from filelock import FileLock, Timeout
 
-from backend import analytics, archive, diagnosis, log, stacks, stall
+from backend import analytics, archive, diagnosis, log, stacks, stall, telling
 from backend.analytics import Compared, Comparison, JobAnalytics
 from backend.archive import Checkpoint
 from backend.bins import Curve, CurveSummary, curve_of, summary_of_points
@@ -53,6 +53,7 @@ from backend.models import (
     utc_now,
 )
 from backend.news import Endings, NewsKind
+from backend.notify import Message, Notifier, read_addresses
 from backend.paths import DataPaths, RunPaths
 from backend.pool import Pool
 from backend.processes import Mark, find_all_marked, find_leader, variables_of
@@ -116,8 +117,11 @@ class StartError(Exception):
 class Service:
     """One per process. Every method may be called from any thread and answers at once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, url: str | None = None) -> None:
+        """`url` is where a browser finds the pages, for links in notifications."""
         self.settings = settings
+        self._url = url
+        self._notifier: Notifier | None = None
         self._paths = DataPaths(settings.data)
         self._lock = FileLock(self._paths.lock)
         self._notices: list[str] = []
@@ -161,6 +165,9 @@ class Service:
         self._source = find_source()
         devices = self._source.devices()
         self._load = LoadMeter(self._paths.folder, self._source)
+        if self.settings.notify and run_jobs:
+            self._notifier = Notifier(read_addresses(self.settings.notify.get_secret_value()))
+            self._notifier.start()
         around = Surroundings(self.settings, self._store, self._source, nonce, self._tell)
         self._pool = Pool(around, self._paths, self.settings.workers or max(1, len(devices)))
         self._curves = Curves(self._paths, self._pool.supervised)
@@ -182,6 +189,8 @@ class Service:
         """Stop supervising; return how many jobs go on running without a server."""
         left = self._pool.close()
         self._curves.close()
+        if self._notifier:
+            self._notifier.close()
         self._store.close()
         self._lock.release()
         return left
@@ -742,6 +751,24 @@ class Service:
     def _tell(self, job_id: int, kind: NewsKind) -> None:
         if kind is NewsKind.ENDED:
             self._endings.add(job_id)
+        if self._notifier:
+            self._notifier.tell(lambda: self._message(job_id, kind))
+
+    def _message(self, job_id: int, kind: NewsKind) -> Message | None:
+        """What is said of a job outside of this machine; None where there is nothing to say."""
+        job = self._store.get(job_id)
+        if job is None:
+            return None  # deleted meanwhile
+        link = f"{self._url}/job?id={job_id}" if self._url else None
+        if kind is NewsKind.ABOUT_TO_TIME_OUT:
+            message = telling.of_warning(self._view(job, {}), link)
+        else:
+            retries = self._store.children(job_id) if job.max_retries else ()
+            message = telling.of_end(
+                self._view(job, {}), self.failure(job_id), next(iter(retries), None), link
+            )
+        mask = mask_of(job.env)
+        return message and Message(mask.text(message.title), mask.text(message.body))
 
     def _open_database(self) -> None:
         damaged = set_aside_if_damaged(self._paths.database)

@@ -8,6 +8,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from backend.notify import WrongAddressError, read_addresses
+
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
@@ -50,6 +52,10 @@ class Settings(BaseSettings):
         default=None, description="what pages and API ask for; as Authorization: Bearer, by the API"
     )
 
+    notify: SecretStr | None = Field(
+        default=None, description="Apprise addresses that are told of jobs that end or hang"
+    )
+
     @field_validator("data")
     @classmethod
     def _absolute(cls, folder: Path) -> Path:
@@ -63,6 +69,16 @@ class Settings(BaseSettings):
                 "token", "it must be of ASCII letters, digits and signs, without blanks"
             )
         return token
+
+    @field_validator("notify")
+    @classmethod
+    def _understood(cls, notify: SecretStr | None) -> SecretStr | None:
+        try:
+            if notify:
+                read_addresses(notify.get_secret_value())
+        except WrongAddressError as error:
+            raise PydanticCustomError("notify", "{wrong}", {"wrong": str(error)}) from None
+        return notify
 
     @property
     def timeout_seconds(self) -> float:
@@ -81,11 +97,14 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         variable = f"SIGNALBOX_{first['loc'][0]}".upper()
-        value = "a secret" if variable == "SIGNALBOX_TOKEN" else repr(first["input"])
+        value = _SECRETS.get(variable) or repr(first["input"])
         sentence = _SENTENCES.get(first["type"])
         wrong = sentence.format(**first.get("ctx", {})) if sentence else f"{first['msg']}."
         raise SettingsError(f"{variable} is {value}, but {wrong}") from None
 
+
+_SECRETS: Final = {"SIGNALBOX_TOKEN": "a secret", "SIGNALBOX_NOTIFY": "set"}
+"""What is said in place of values that are never told."""
 
 _SENTENCES: Final = {
     "greater_than": "it must be more than {gt:g}.",

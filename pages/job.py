@@ -14,6 +14,7 @@ from pages.parts import (
     failure,
     formats,
     heading,
+    usage,
     whereabouts,
 )
 from pages.parts.chart import live_chart
@@ -74,6 +75,7 @@ def job_page(job_id: int) -> bool:
         details.memory(job)
         details.parameters(job)
         details.files(job)
+    usage.section(job)
     countdown.countdown(job, "job")  # last, and in sight at the foot of the window: nothing moves
     if asked:
         whereabouts.ask(job, asked)

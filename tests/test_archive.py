@@ -28,7 +28,14 @@ from backend.training import signalbox
 
 OWN = [
     *["log.txt", "progress.json", "metrics.jsonl", "seen.jsonl", "usage.jsonl", "spec.json"],
-    *["exit.json", "stacks.txt", "stop.json", "stop.json.tmp", "seen.jsonl.tmp", "progress.json.77.tmp"],
+    *[
+        "exit.json",
+        "stacks.txt",
+        "stop.json",
+        "stop.json.tmp",
+        "seen.jsonl.tmp",
+        "progress.json.77.tmp",
+    ],
     *["exit.json.tmp", "exit.json.77", "exit.json.77.tmp", "exit.json.room"],
     "usage.jsonl.tmp",
 ]

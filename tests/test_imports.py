@@ -17,6 +17,7 @@ LAYERS = [
     {"shapes", "door", "columns"},
     {"runtime"},
     {"service"},
+    {"telling"},
     {"views", "submission", "archive", "analytics", "curves"},
     {"pool"},
     {"supervisor"},
@@ -28,6 +29,7 @@ LAYERS = [
     {"schema", "curve", "kernel", "news"},
     {"models", "recipes", "paths", "mask", "memory_kills"},
     {"settings", "stacks"},
+    {"notify"},
 ]
 """A module may import from the layers below its own."""
 

@@ -1,5 +1,7 @@
 """Settings come from the environment, and nonsense is told in one line."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,37 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_told(
         read_settings()
     assert str(caught.value).startswith("SIGNALBOX_TOKEN is a secret, but it must be of ASCII")
     assert token not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("notify", "wrong"),
+    [
+        ("json://127.0.0.1 foo://s3cr3t", "address 2 in it is none that Apprise understands."),
+        ("s3cr3t", "address 1 in it is none that Apprise understands."),
+        (",", "it names no address."),
+    ],
+)
+def test_an_address_that_apprise_does_not_understand_stops_the_start_and_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, notify: str, wrong: str
+) -> None:
+    pytest.importorskip("apprise")
+    monkeypatch.setenv("SIGNALBOX_NOTIFY", notify)
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert str(caught.value) == f"SIGNALBOX_NOTIFY is set, but {wrong}"
+
+
+def test_addresses_without_apprise_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    monkeypatch.setenv("SIGNALBOX_NOTIFY", "json://127.0.0.1")
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert str(caught.value) == (
+        "SIGNALBOX_NOTIFY is set, but it needs Apprise, which is not installed: "
+        "python -m pip install apprise."
+    )
+
+
+def test_apprise_is_not_loaded_where_nobody_is_to_be_told() -> None:
+    source = "import sys, backend.runtime; sys.exit('apprise' in sys.modules)"
+    subprocess.run([sys.executable, "-c", source], cwd=PROJECT_FOLDER, check=True)

@@ -188,9 +188,8 @@ def test_the_warning_and_the_timeout_are_told_once_each(watch: Watch) -> None:
 
 def test_a_pause_is_no_end_and_is_not_told(watch: Watch) -> None:
     watched = watch()
-    watched.supervisor.pause()
+    watched.report(step=8, status="stopping", can_pause=True)
     watched.look(0.0)
-    watched.report(status="stopping")
     watched.end(code=0)
     watched.look(0.1)
     assert watched.job.status is JobStatus.PAUSED
