@@ -726,7 +726,7 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
     @api.get(
         "/api/training/{job_id}/download/logs",
         tags=["files"],
-        summary="Log, progress, metrics and spec, as a zip",
+        summary="Log, progress, metrics, use of the machine and spec, as a zip",
         response_class=Response,
         responses={**zipped, **answers(404)},
     )

@@ -570,7 +570,7 @@ class Service:
         )
 
     def log_archive(self, job_id: int) -> Iterator[bytes]:
-        """A zip of the log, progress, metrics and spec, as its chunks. Raises UnknownJobError."""
+        """A zip of log, metrics, usage and the like, as its chunks. Raises UnknownJobError."""
         paths, mask = self._kept(job_id)
         names = archive.log_names(paths)
         if not names:

@@ -3,7 +3,7 @@
 // `data`: {devices: [{index, name}]}, which are as many rows as there will be.
 
 const LOOK_MS = 2000
-const HIDDEN_LOOK_MS = 5000
+const SELDOM_LOOK_MS = 5000
 const PATIENCE_MS = 10_000
 
 function size(bytes) {
@@ -123,27 +123,35 @@ function follow(root, draw) {
   const told = teller()
   let asked = -Infinity
   let asking = false
+  let wrong = ""
+  const said = element("p", "signalbox-wrong")
+  said.setAttribute("role", "status")
+  root.append(said)
   async function ask() {
     const after = told.after === undefined ? "" : `?ended_after=${told.after}`
     const answer = await fetch(`/api/machine${after}`, { signal: AbortSignal.timeout(PATIENCE_MS) })
-    if (!answer.ok) throw new Error(String(answer.status))
-    return answer.json()
+    const found = await answer.json()
+    wrong = answer.ok ? "" : String(found.detail)
+    return answer.ok ? found : null
   }
   async function look() {
-    if (asking || performance.now() - asked < (document.hidden ? HIDDEN_LOOK_MS : LOOK_MS) - 100) return
+    const seldom = document.hidden || wrong
+    if (asking || performance.now() - asked < (seldom ? SELDOM_LOOK_MS : LOOK_MS) - 100) return
     asking = true
     asked = performance.now()
     try {
       const now = await ask()
-      told.after = now.last_ending
-      draw(now)
-      tell(now.endings, now.running)
-      root.classList.remove("signalbox-stale")
+      if (now) {
+        told.after = now.last_ending
+        draw(now)
+        tell(now.endings, now.running)
+      }
     } catch {
-      root.classList.add("signalbox-stale") // the server is gone, or its database: the last figures stay
-    } finally {
-      asking = false
+      wrong = "The server does not answer; these are its last figures."
     }
+    root.classList.toggle("signalbox-stale", Boolean(wrong))
+    if (said.textContent !== wrong) said.textContent = wrong
+    asking = false
   }
   look()
   return everySecond(look)

@@ -68,6 +68,7 @@ function watchTitle() {
   const told = teller()
   if (told.watching) return
   told.watching = true
+  toastBox() // a screen reader tells of what comes into a region that was there before
   new MutationObserver(setTitle).observe(document.head, { childList: true, subtree: true, characterData: true })
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) return

@@ -9,7 +9,7 @@ const AGAIN_MS = 5000
 const SVG = "http://www.w3.org/2000/svg"
 
 const CHARTS = [
-  { name: "CPU", unit: "cores", of: "cores", words: (v) => `${v.toFixed(v < 9.95 ? 1 : 0)} ${v.toFixed(1) === "1.0" ? "core" : "cores"}` },
+  { name: "CPU", of: "cores", words: (v) => `${v.toFixed(v < 9.95 ? 1 : 0)} ${v.toFixed(1) === "1.0" ? "core" : "cores"}` },
   { name: "Memory", of: "memory_bytes", words: bytes },
   { name: "GPU memory", of: "gpu_memory_bytes", words: bytes, gpu: true },
   { name: "GPU load", of: "gpu_percent", words: (v) => `${Math.round(v)} %`, top: 100, gpu: true },
@@ -126,44 +126,46 @@ function mount(root, data) {
   const charts = CHARTS.filter((kind) => !kind.gpu || data.gpus).map(chart)
   grid.append(...charts.map((each) => each.figure))
   root.replaceChildren(said, grid)
-  const state = { live: data.live, points: [], timer: undefined, stopped: false }
-  async function ask() {
+  const points = []
+  const state = { key: keyOf(data), live: data.live, asking: false, timer: undefined, stopped: false }
+  state.ask = async () => {
+    state.asking = true
     let wait = AGAIN_MS
     try {
-      const last = state.points.at(-1)
+      const last = points.at(-1)
       const answer = await fetch(`/api/training/usage/${data.job_id}${last ? `?since=${last.at}` : ""}`)
       if (!answer.ok) throw new Error(String(answer.status))
       const found = await answer.json()
       if (state.stopped) return
-      state.points.push(...found.points)
-      state.live = found.live
-      for (const each of charts) each.set(state.points, found.live)
-      say(said, words(state.points, found.live, data.gpus))
-      if (!found.live && !data.live) return
-      wait = ASK_MS
+      points.push(...found.points)
+      for (const each of charts) each.set(points, found.live)
+      say(said, words(points, found.live, data.gpus))
+      wait = found.live || state.live ? ASK_MS : 0
     } catch {
       // the server is gone or busy: what is drawn stays
     }
-    if (!state.stopped) state.timer = setTimeout(ask, wait)
+    state.asking = wait > 0 && !state.stopped
+    if (state.asking) state.timer = setTimeout(state.ask, wait)
   }
   state.stop = () => {
     state.stopped = true
     clearTimeout(state.timer)
   }
-  ask()
   return state
 }
 
+const keyOf = (data) => `${data.job_id} ${data.gpus}`
+
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".signalbox-use")
-  const key = `${data.job_id} ${data.live} ${data.gpus}`
-  const now = mounts.get(root)
-  if (now?.key !== key) {
-    now?.stop()
-    const next = mount(root, data)
-    next.key = key
-    mounts.set(root, next)
+  if (mounts.get(root)?.key !== keyOf(data)) {
+    mounts.get(root)?.stop()
+    mounts.set(root, mount(root, data))
+    mounts.get(root).ask()
   }
+  const state = mounts.get(root)
+  state.live = data.live
+  if (data.live && !state.asking) state.ask() // it was paused, and is resumed
   return () => {
     mounts.get(root)?.stop()
     mounts.delete(root)

@@ -56,7 +56,7 @@ def sentence(page: Page) -> Locator:
 def test_an_open_page_says_what_is_wrong_and_heals_by_itself(
     path: str, failing: Page, data: Path
 ) -> None:
-    main = failing.get_by_test_id("stMain")
+    main, beside = failing.get_by_test_id("stMain"), failing.get_by_test_id("stSidebar")
     drawn = main.get_by_label("Epochs") if "submit" in path else main.get_by_text("No cleanup yet")
     failing.goto(path)
     expect(drawn).to_be_visible()
@@ -66,7 +66,9 @@ def test_an_open_page_says_what_is_wrong_and_heals_by_itself(
         if "submit" in path:  # which looks at the database when it is drawn
             main.get_by_role("radio", name="Your own script").click()
         expect(sentence(failing).first).to_be_visible()
+        expect(beside.get_by_text(UNREADABLE)).to_be_visible()
     expect(sentence(failing)).to_have_count(0)
+    expect(beside.get_by_text(UNREADABLE)).to_have_count(0)
     if "submit" in path:
         main.get_by_role("radio", name="Handwritten digits").click()
         expect(drawn).to_have_value("7")

@@ -100,3 +100,29 @@ def test_the_recipes_train_on_it(nvml: MemorySource, service: Service, recipe: s
     assert job.status is JobStatus.COMPLETED, service.log_tail(job_id)
     losses = [p.values["train_loss"] for p in service.history(job_id) if p.values["train_loss"]]
     assert losses[-1] < losses[0]
+
+
+WORKS = """
+import torch
+left = torch.randn(4096, 4096, device="cuda")
+while True:
+    for _ in range(50):
+        left = (left @ left).clamp(-1, 1)
+    torch.cuda.synchronize()
+"""
+
+
+def test_the_load_and_the_memory_of_a_jobs_gpu_are_read(
+    nvml: MemorySource, service: Service, script: Callable[..., Submission]
+) -> None:
+    job_id = service.submit(script(WORKS, gpus=1))
+    wait_until(lambda: any((p.gpu_percent or 0) > 50 for p in service.usage(job_id)), 120)
+    (device,) = service.job(job_id).devices
+    point = service.usage(job_id)[-1]
+    assert point.gpu_memory_bytes is not None
+    assert point.gpu_memory_bytes > 3 * 2**26, "Three matrices of 64 MiB."
+    (now,) = [d for d in service.load().devices if d.index == device]
+    assert now.percent is not None
+    assert 0 <= now.percent <= 100
+    assert now.used_bytes is not None
+    assert 0 < now.used_bytes <= now.total_bytes

@@ -73,6 +73,8 @@ def test_the_job_page_shows_every_state(status: JobStatus, rows: Rows, open_page
     text = words(page)
     assert str(status) in text
     assert "44.0 GiB" in text
+    began = status not in (JobStatus.QUEUED, JobStatus.CANCELLED)  # this one while it waited
+    assert ("Use of the machine" in [head.value for head in page.subheader]) is began
     assert ("Cancel" in labels(page)) is not status.ended
     assert ("Retry" in labels(page)) is status.ended
 
@@ -506,15 +508,6 @@ def test_a_small_curve_is_of_the_whole_run() -> None:
     assert (len(drawn), drawn[0], drawn[-1]) == (bars.SPARK_POINTS, 1000, 1)
     assert list(drawn) == sorted(drawn, reverse=True)
     assert bars.thinned([2.0, 1.0]) == [2.0, 1.0]
-
-
-def test_the_sidebar_counts(rows: Rows, open_page: Open) -> None:
-    rows.job()
-    rows.job(JobStatus.RUNNING)
-    rows.job(JobStatus.RUNNING)
-    text = " ".join(m.value for m in open_page().sidebar.markdown)
-    assert "2 running" in text
-    assert "1 queued" in text
 
 
 def test_files_whose_names_look_alike_have_a_row_each(rows: Rows, open_page: Open) -> None:
