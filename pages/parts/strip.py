@@ -40,8 +40,6 @@ def _go() -> None:
     if isinstance(job_id := target.get("job"), int):
         go_to("job.py", id=str(job_id))
     elif isinstance(state := target.get("jobs"), str):
-        # The page may be open, and then its widgets have their say before the address.
-        st.session_state["q"], st.session_state["state"] = "", [state]
         go_to("jobs.py", state=state)
     else:
         go_to("jobs.py")

@@ -33,11 +33,13 @@ function icon(name) {
   return made
 }
 
-// A plain click goes there without loading the page anew; any other is the browser's own.
+// A plain click goes there without loading the page anew; any other is the browser's own. So is one
+// on the list of jobs that leads to the list of jobs, where fields keep what was chosen in them.
 function link(text, href, go) {
   const made = element("a", "", text)
   made.href = href
   made.addEventListener("click", (event) => {
+    if (made.pathname === "/jobs" && location.pathname === "/jobs") return
     if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return
     event.preventDefault()
     go()

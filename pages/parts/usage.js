@@ -4,16 +4,22 @@
 
 const WIDTH = 300
 const HEIGHT = 72
+const TOP = 15 // above it the scale is written
 const ASK_MS = 2000
 const AGAIN_MS = 5000
 const SVG = "http://www.w3.org/2000/svg"
 
 const CHARTS = [
-  { name: "CPU", of: "cores", words: (v) => `${v.toFixed(v < 9.95 ? 1 : 0)} ${v.toFixed(1) === "1.0" ? "core" : "cores"}` },
+  { name: "CPU", of: "cores", words: cores },
   { name: "Memory", of: "memory_bytes", words: bytes },
   { name: "GPU memory", of: "gpu_memory_bytes", words: bytes, gpu: true },
   { name: "GPU load", of: "gpu_percent", words: (v) => `${Math.round(v)} %`, top: 100, gpu: true },
 ]
+
+function cores(value) {
+  const text = value.toFixed(value < 0.095 ? 2 : value < 9.95 ? 1 : 0)
+  return `${text} ${text === "1.0" ? "core" : "cores"}`
+}
 
 function bytes(value) {
   let rest = value
@@ -63,7 +69,8 @@ function chart(kind) {
   const svg = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" })
   const line = drawn("path", { fill: "none", "vector-effect": "non-scaling-stroke" })
   const cursor = drawn("path", { class: "signalbox-use-cursor", "vector-effect": "non-scaling-stroke" })
-  svg.append(line, cursor)
+  const scale = drawn("path", { class: "signalbox-use-scale", d: `M0 ${TOP}H${WIDTH}`, "vector-effect": "non-scaling-stroke" })
+  svg.append(scale, line, cursor)
   plot.append(top, svg)
   figure.append(caption, plot)
   let points = []
@@ -90,7 +97,7 @@ function chart(kind) {
     const begin = all[0].at
     const span = Math.max(1, all.at(-1).at - begin)
     x = (at) => ((at - begin) / span) * WIDTH
-    line.setAttribute("d", path(points, x, (value) => HEIGHT - 1 - (value / reach) * (HEIGHT - 3)))
+    line.setAttribute("d", path(points, x, (value) => HEIGHT - 1 - (value / reach) * (HEIGHT - 1 - TOP)))
     said = live ? `${kind.words(points.at(-1)[1])} now` : `peak ${kind.words(peak)}`
     say(top, kind.words(reach))
     svg.setAttribute("aria-label", `${kind.name}: ${said}, peak ${kind.words(peak)}`)
@@ -104,8 +111,8 @@ function words(points, live, hasGpu) {
     return live ? "The first reading is taken a few seconds after the start." : "Nothing was measured: it ended within seconds, or ran before this was kept."
   const last = points.at(-1)
   const peak = (of) => points.reduce((most, p) => Math.max(most, p[of] ?? 0), 0)
-  const cores = points.filter((p) => p.cores !== null).map((p) => p.cores)
-  const mean = cores.reduce((sum, c) => sum + c, 0) / (cores.length || 1)
+  const taken = points.filter((p) => p.cores !== null).map((p) => p.cores)
+  const mean = taken.reduce((sum, c) => sum + c, 0) / (taken.length || 1)
   const [cpu, memory, gpuMemory, load] = CHARTS.map((kind) => kind.words)
   const parts = live
     ? [last.cores === null ? "" : cpu(last.cores), `${memory(last.memory_bytes)} now; peak ${memory(peak("memory_bytes"))}`]

@@ -67,7 +67,7 @@ def test_a_job_is_seen_in_the_sidebar_and_told_of_when_it_ends(
     charts = use.locator("figure")
     expect(charts).to_have_count(2)
     first = [box["height"] for box in (use.bounding_box(), charts.last.bounding_box()) if box]
-    lines = use.locator("path:not(.signalbox-use-cursor)")
+    lines = use.locator("path:not([class])")
     expect(lines.first).to_have_attribute("d", re.compile(r"^M.+L.+L"))
     expect(lines.last).to_have_attribute("d", re.compile(r"^M.+L.+L"))
     expect(use).to_contain_text(re.compile(r"[\d.]+ cores?, [\d.]+ MiB now; peak [\d.]+ MiB\."))
@@ -79,6 +79,9 @@ def test_a_job_is_seen_in_the_sidebar_and_told_of_when_it_ends(
     # Told on another page, with a way to it
     running.click()
     page.wait_for_url("**/jobs?*state=running*")
+    strip.get_by_role("link", name="queued").click()
+    page.wait_for_url("**/jobs?*state=queued*")
+    expect(running).to_be_visible()
     (tmp_path / "end").touch()
     toast = page.locator(".signalbox-toast")
     expect(toast).to_contain_text(f"Job {number} {hostile} completed")

@@ -20,9 +20,7 @@ from pages.parts.live import NEXT
     ],
 )
 def test_a_click_leads_to_a_page(monkeypatch: pytest.MonkeyPatch, target: Any, page: Any) -> None:
-    session: dict[str, Any] = {strip.KEY: SimpleNamespace(go=target), "q": "lr>1", "state": []}
+    session: dict[str, Any] = {strip.KEY: SimpleNamespace(go=target)}
     monkeypatch.setattr(strip.st, "session_state", session)
     strip._go()
     assert session.get(NEXT) == page
-    chosen = ("", ["running"]) if target == {"jobs": "running"} else ("lr>1", [])
-    assert (session["q"], session["state"]) == chosen, "what is chosen there shows what was asked"
