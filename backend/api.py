@@ -28,6 +28,7 @@ from backend.columns import curve_as_json
 from backend.curve import point_as_json
 from backend.curve_index import X
 from backend.door import read_body
+from backend.export import Form
 from backend.models import JobStatus, RequestKind
 from backend.refusals import HANDLERS, BusyError, NotAllowedError, WrongError, answers
 from backend.service import Service
@@ -95,6 +96,8 @@ MAX_ID: Final = 2**63 - 1
 MAX_MOMENT: Final = 2**53
 """In milliseconds since 1970; a browser has no larger whole numbers."""
 
+KINDS: Final = {Form.CSV: "text/csv; charset=utf-8", Form.JSONL: "application/jsonl"}
+
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
@@ -159,14 +162,13 @@ class Desk:
 
 
 class Download(Response):
-    """A zip, sent a piece at a time; `end` is called however it ends, also before it begins."""
-
-    media_type = "application/zip"
+    """A file, sent a piece at a time; `end` is called however it ends, also before it begins."""
 
     def __init__(
-        self, chunks: Iterator[bytes], desk: Desk, end: Callable[[], None], name: str
+        self, chunks: Iterator[bytes], desk: Desk, end: Callable[[], None], name: str, kind: str
     ) -> None:
-        super().__init__(headers={"content-disposition": f'attachment; filename="{name}"'})
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        super().__init__(headers=headers, media_type=kind)
         del self.headers["content-length"]
         self._chunks, self._desk, self._end = chunks, desk, end
 
@@ -225,8 +227,10 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         content = await at.do(made)
         return Response(content, status, media_type="application/json")
 
-    async def download(name: str, work: Callable[[], Iterator[bytes]]) -> Response:
-        """The zip that the work makes, a piece at a time, as fast as the client takes it."""
+    async def download(
+        name: str, work: Callable[[], Iterator[bytes]], kind: str = "application/zip"
+    ) -> Response:
+        """The file that the work makes, a piece at a time, as fast as the client takes it."""
         nonlocal downloads
         if downloads >= MAX_DOWNLOADS:
             raise BusyError(f"{MAX_DOWNLOADS} downloads run already; wait for one of them.")
@@ -243,7 +247,7 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
             if isinstance(chunks, Generator):
                 chunks.close()
 
-        return Download(chunks, zip_desk, end, name)
+        return Download(chunks, zip_desk, end, name, kind)
 
     async def submission(request: Request) -> tuple[Submission, list[Problem]]:
         """What the body asks for, and everything that is wrong with it."""
@@ -416,10 +420,11 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
             raise WrongError("begin", "Give begin and end, or neither.")
 
         def read() -> str:
+            # First: of a job that ends in between the answer would lack points, and say it is over.
+            live = not _service().job(job_id).status.ended
             found = _service().curve(
                 job_id, bins, level=level, after_row=after_row, x=x, begin=begin, end=end
             )
-            live = not _service().job(job_id).status.ended
             return curve_as_json(job_id, found, name or (), live=live)
 
         return Response(await desk.do(read), media_type="application/json")
@@ -734,6 +739,25 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         """The log as it was written, with the values of the job's environment variables blacked
         out."""
         return await download(f"job-{job_id}-logs.zip", lambda: _service().log_archive(job_id))
+
+    @api.get(
+        "/api/training/{job_id}/download/metrics",
+        tags=["files"],
+        summary="Every point of the curve, as CSV or JSON lines",
+        response_class=Response,
+        responses={
+            200: {"content": {kind: {} for kind in KINDS.values()}, "description": "Every point."},
+            **answers(404),
+        },
+    )
+    async def download_metrics(
+        job_id: JobId,
+        format: Annotated[Form, Query(description="A table, or an object a line.")] = Form.CSV,
+    ) -> Response:
+        """At full resolution, oldest first, written while it is sent. The values of the job's
+        environment variables are blacked out."""
+        name = f"job-{job_id}-metrics.{format}"
+        return await download(name, lambda: _service().points(job_id, format), KINDS[format])
 
     # Figures
 

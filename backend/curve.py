@@ -248,6 +248,13 @@ def read_history(path: Path, *, since_step: int | None = None, most: int = MAX_P
     return History([_made(row) for row in rows], total)
 
 
+def each_point(path: Path) -> Iterator[Sequence[Point]]:
+    """Every line of a metrics.jsonl that is a point, in order, block by block, however long it is;
+    nothing where it cannot be read."""
+    for entries in _entries(path, None):
+        yield [point for entry in entries if (point := point_of(entry)) is not None]
+
+
 def read_figures(path: Path) -> CurveFigures:
     """What the curve of a metrics.jsonl comes to, every line counted as in `read_history`.
 
@@ -343,9 +350,10 @@ class _Pace:
 # Reading metrics.jsonl: blocks of lines → what they hold → a row for each point → thinned rows.
 
 
-def _entries(path: Path, whole_bytes: int, after: int = -1) -> Iterator[Sequence[Any]]:
+def _entries(path: Path, whole_bytes: int | None, after: int = -1) -> Iterator[Sequence[Any]]:
     """What the lines hold, block by block: objects, or points where a block has other lines too;
-    at least all that come after the last line of the step `after` or a lower one."""
+    at least all that come after the last line of the step `after` or a lower one. Of a file that is
+    longer than `whole_bytes` only windows; None: never."""
     try:
         with open(path, "rb", opener=lambda _, flags: open_inside(path, flags)) as file:
             status = os.fstat(file.fileno())
@@ -354,7 +362,9 @@ def _entries(path: Path, whole_bytes: int, after: int = -1) -> Iterator[Sequence
             begin, end = 0, status.st_size
             if after >= 0:
                 begin = _begin_of_news(file, end, after)
-            whole = end - begin <= whole_bytes and not _exceeds(file, begin, end, EXACT_LINES)
+            whole = whole_bytes is None or (
+                end - begin <= whole_bytes and not _exceeds(file, begin, end, EXACT_LINES)
+            )
             blocks = _blocks if whole else _windows
             yield from map(_decoded, blocks(file, begin, end))
     except OSError:

@@ -9,7 +9,7 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -19,7 +19,7 @@ from typing import Final
 import psutil
 from filelock import FileLock, Timeout
 
-from backend import analytics, archive, diagnosis, log, stacks, stall, telling
+from backend import analytics, archive, diagnosis, export, log, stacks, stall, telling
 from backend.analytics import Compared, Comparison, JobAnalytics
 from backend.archive import Checkpoint
 from backend.bins import Curve, CurveSummary, curve_of, summary_of_points
@@ -27,6 +27,7 @@ from backend.curve import (
     MAX_TEXT,
     History,
     Point,
+    each_point,
     figures_of,
     masked,
     masked_name,
@@ -38,6 +39,7 @@ from backend.curve import (
 )
 from backend.curve_index import X
 from backend.curves import Curves
+from backend.export import Form
 from backend.gpu import MemorySource, empty_cache, find_source
 from backend.load import Load, LoadMeter
 from backend.log import LogSlice
@@ -546,6 +548,33 @@ class Service:
             if kind:
                 found.append(CurveMark(kind, None, event.at, event.message))
         return sorted(found, key=lambda mark: mark.at)
+
+    def points(self, job_id: int, form: Form) -> Iterator[bytes]:
+        """Every point of the curve as a file, in pieces.
+
+        Raises:
+            UnknownJobError: there is no such job.
+            NotSavedError: it has logged no point.
+        """
+        paths, mask = self._kept(job_id)
+        names: Iterable[str] = self.curve_summary(job_id).series
+        blocks: Iterable[Sequence[Point]] = ()
+        for source in (paths.metrics, paths.seen):
+            if any(map(parse_point, log.read_tail(source, 2**16).splitlines())):
+                blocks = (masked(block, mask) for block in each_point(source))
+                if form is Form.CSV and self.curve(job_id, 1).indexed < 1:
+                    # Its header comes first, and not every name is known yet.
+                    read = (masked(block, mask) for block in each_point(source))
+                    names = dict.fromkeys(
+                        n for block in read for point in block for n in point.values
+                    )
+                break
+        else:  # some keep their history in progress.json only
+            history = self.history(job_id)
+            if not history:
+                raise archive.NotSavedError(f"Job {job_id} has logged no point.")
+            blocks = [history]
+        return export.pieces(blocks, form, list(names))
 
     def log_tail(self, job_id: int, lines: int = 200) -> str:
         """The end of the log as a terminal would show it: bars collapsed, no escape codes.

@@ -18,7 +18,7 @@ LAYERS = [
     {"runtime"},
     {"service"},
     {"telling"},
-    {"views", "submission", "archive", "analytics", "curves"},
+    {"views", "submission", "archive", "analytics", "curves", "export"},
     {"pool"},
     {"supervisor"},
     {"hang", "launching", "pausing", "usage", "load"},

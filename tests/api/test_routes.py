@@ -306,7 +306,7 @@ ROUTES = [
     ("GET", "status/{}"), ("GET", "metrics/{}"), ("GET", "logs/{}"), ("GET", "{}/errors"),
     ("GET", "curve/{}"), ("GET", "marks/{}"),
     ("GET", "{}/spec"), ("GET", "checkpoints/{}"), ("GET", "{}/download/model"),
-    ("GET", "{}/download/logs"),
+    ("GET", "{}/download/logs"), ("GET", "{}/download/metrics"),
     ("GET", "{}/analytics"), ("POST", "cancel/{}"), ("POST", "pause/{}"), ("POST", "resume/{}"),
     ("POST", "retry/{}"), ("POST", "extend/{}"), ("POST", "where/{}"),
 ]  # fmt: skip
@@ -787,6 +787,37 @@ def test_logs_are_downloaded_with_progress_metrics_and_spec(
     )
     assert b"\xff end" in files[f"{root}/log.txt"]
     assert len(files[f"{root}/metrics.jsonl"].splitlines()) == 51
+
+
+def test_every_point_is_downloaded_as_a_table_or_as_lines_without_secrets(
+    client: httpx.Client, started: Started
+) -> None:
+    source = """
+        import os, signalbox
+        run = signalbox.start()
+        for step in range(1, 3001):
+            run.log(step, train_loss=1 / step, **{os.environ["HIDDEN"]: 1.0})
+    """
+    job_id = started(source, env={"HIDDEN": "sesame-open"})
+    wait_for(client, job_id, "completed")
+    path = f"/api/training/{job_id}/download/metrics"
+    table = client.get(path)
+    assert table.headers["content-type"].startswith("text/csv")
+    assert f"job-{job_id}-metrics.csv" in table.headers["content-disposition"]
+    header, *rows = table.text.splitlines()
+    assert header == "step,epoch,timestamp,train_loss,***********"
+    assert [row.split(",")[0] for row in rows] == [str(step) for step in range(1, 3001)]
+    assert rows[1].endswith(",0.5,1.0")
+    lines = client.get(path, params={"format": "jsonl"}).text.splitlines()
+    assert len(lines) == 3000
+    assert json.loads(lines[1])["train_loss"] == 0.5
+    assert "sesame" not in table.text + "".join(lines)
+    assert client.get(path, params={"format": "xml"}).status_code == 422
+    silent = started("pass")
+    wait_for(client, silent, "completed")
+    assert (
+        "has logged no point" in client.get(path.replace(str(job_id), str(silent))).json()["detail"]
+    )
 
 
 def test_a_download_is_bounded_in_number_and_leaves_nothing_behind_when_its_client_goes(
