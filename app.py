@@ -15,6 +15,7 @@ from typing import Final
 
 import psutil
 import streamlit as st
+from anyio import to_thread
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse
@@ -24,8 +25,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from backend import runtime
 from backend.api import make_api
 from backend.door import API, Door, is_local_address
-from backend.service import Service, StartError
+from backend.service import Service, StartError, UnknownJobError
 from backend.settings import SettingsError, read_settings
+from backend.store import StoreError
 from pages.parts import plotly_script, shell
 
 logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -107,9 +109,18 @@ def _farewell(running: int) -> str:
 PAGES: Final = ("", "submit", "jobs", "job", "failures", "gpu")
 
 
-async def page(_: Request) -> HTMLResponse:
+async def page(request: Request) -> HTMLResponse:
     """What a new browser gets that opens a page by its address."""
-    return HTMLResponse(shell.page_shell(), headers={"Cache-Control": "no-cache"})
+    name, asked = request.url.path.strip("/"), request.query_params.get("id", "")
+    job_id = await to_thread.run_sync(_known, asked) if name == "job" else None
+    return HTMLResponse(shell.page_shell(name, job_id), headers={"Cache-Control": "no-cache"})
+
+
+def _known(asked: str) -> int | None:
+    """The number of a job that there is: nothing is asked for that would be refused."""
+    with suppress(UnknownJobError, OverflowError, ValueError, runtime.NotRunningError, StoreError):
+        return runtime.service().job(int(asked)).job_id if asked.isdecimal() else None
+    return None
 
 
 async def plotly(_: Request) -> FileResponse:

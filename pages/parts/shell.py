@@ -1,27 +1,43 @@
 """The page that the server sends first, in which Streamlit then draws all others."""
 
+import json
 from pathlib import Path
 from typing import Final
 
 import streamlit as st
 
+from pages.parts import plotly_script
+
 STYLE: Final = Path(__file__).parent / "style.css"
 STATIC: Final = Path(st.__file__).parent / "static"
 NEEDED: Final = ("Button", "PageLink", "Progress", "ProgressBar", "Html", "purify.es")
 """Scripts of what every page has; Streamlit asks for them only once it is to be drawn."""
+DRAWING: Final = ("job", "compare")
+"""The pages with a chart, and what draws components there."""
+COMPONENT: Final = "BidiComponent"
+BEGIN: Final = Path(__file__).parent / "early.js"
 TOLD: Final = '<script>window.__streamlit = { BACKEND_BASE_URL: location.origin + "/" }</script>'
 
 
-def page_shell() -> str:
+def page_shell(name: str = "", job_id: int | None = None) -> str:
     """Streamlit's index.html, told where the server is, how the pages look and what they need.
 
     Without the first the browser takes `/job` for a prefix that the app may be served under, asks
     there first, and shows two errors in its console before it asks at the root. Without the others
     a page is first seen in Streamlit's own style, with grey bars for its links and buttons and the
-    names of its icons for their signs, and then jumps.
+    names of its icons for their signs, and then jumps. Where there is a chart it begins to load.
+
+    Args:
+        name: The page's address.
+        job_id: A job that there is: its curve is asked for already.
     """
     index = (STATIC / "index.html").read_text(encoding="utf-8")
-    head = "\n    ".join(["<head>", TOLD, *_early()])
+    charts = []
+    if name in DRAWING:
+        begin = BEGIN.read_text(encoding="utf-8")
+        given = f"{json.dumps(plotly_script.URL)}, {json.dumps(job_id)}"
+        charts = [f"<script>{begin}({given})</script>", *_modules(COMPONENT)]
+    head = "\n    ".join(["<head>", TOLD, *charts, *_early()])
     # At the end, so that it comes after Streamlit's own, which are put at the end of the head.
     style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
     return (
@@ -34,15 +50,19 @@ def page_shell() -> str:
 def _early() -> list[str]:
     """Links that have the browser fetch these files before they are asked for."""
     files = STATIC / "static"
-    scripts = [path for name in NEEDED for path in (files / "js").glob(f"{name}.*.js")]
     return [
-        *(
-            f'<link rel="modulepreload" crossorigin href="./static/js/{script.name}">'
-            for script in scripts
-        ),
+        *_modules(*NEEDED),
         *(
             f'<link rel="preload" crossorigin href="./static/media/{font.name}" as="font" '
             'type="font/woff2">'
             for font in (files / "media").glob("MaterialSymbols-*.woff2")
         ),
+    ]
+
+
+def _modules(*names: str) -> list[str]:
+    scripts = [path for n in names for path in (STATIC / "static" / "js").glob(f"{n}.*.js")]
+    return [
+        f'<link rel="modulepreload" crossorigin href="./static/js/{script.name}">'
+        for script in scripts
     ]
