@@ -1,6 +1,7 @@
 """One job: its state, its curve, its log, and all that is known of it. `/job?id=12`"""
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from backend import runtime
 from backend.models import JobStatus
@@ -44,6 +45,33 @@ def unknown() -> None:
 def job_page(job_id: int) -> bool:
     """Draw the job; say whether it can change without a click."""
     job = runtime.service().job(job_id)
+    with st.container():  # so that its chart keeps its place, and is not mounted anew
+        asked = top(job)
+    curve = runtime.service().curve_summary(job_id)
+    if curve.rows or not job.status.ended:
+        live_chart(job)
+    else:
+        st.caption("It ended without logging a point, so there is no curve.")
+    left, right = st.columns([13, 7], gap="medium")
+    with left:
+        st.subheader("Log", anchor=False)
+        details.log(job)
+        details.timeline(job)
+    with right:
+        details.figures(job, curve)
+        checkpoints.section(job)
+        details.memory(job)
+        details.parameters(job)
+        details.files(job)
+    usage.section(job)
+    countdown.countdown(job, "job")  # last, and in sight at the foot of the window: nothing moves
+    if asked:
+        whereabouts.ask(job, asked)
+    return cards.changes(job)
+
+
+def top(job: JobView) -> DeltaGenerator | None:
+    """What stands above the curves; where it says where the job is, if that was asked for."""
     heading.heading(job)
     asked = None
     match job.status:
@@ -59,27 +87,7 @@ def job_page(job_id: int) -> bool:
     notes(job)
     if job.status == JobStatus.FAILED:
         failure.of_job(job)
-    left, right = st.columns([13, 7], gap="medium")
-    with left:
-        points = details.curve(job)
-        if points or not job.status.ended:
-            live_chart(job_id, points)
-        else:
-            st.caption("It ended without logging a point, so there is no curve.")
-        st.subheader("Log", anchor=False)
-        details.log(job)
-        details.timeline(job)
-    with right:
-        details.figures(job, points)
-        checkpoints.section(job)
-        details.memory(job)
-        details.parameters(job)
-        details.files(job)
-    usage.section(job)
-    countdown.countdown(job, "job")  # last, and in sight at the foot of the window: nothing moves
-    if asked:
-        whereabouts.ask(job, asked)
-    return cards.changes(job)
+    return asked
 
 
 def notes(job: JobView) -> None:

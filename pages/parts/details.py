@@ -1,17 +1,16 @@
 """The sections of a job's page: figures, parameters, memory, timeline, files, log."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import streamlit as st
 
 from backend import runtime, stall
-from backend.curve import Point
+from backend.bins import CurveSummary
 from backend.models import Event, JobStatus
 from backend.views import JobView
 from pages.parts import cards, cleanups, formats
-from pages.parts.chart import best_held_out, held_out
 
 LOG_LINES: Final = 200
 SHORT_LOG: Final = 12  # lines
@@ -43,32 +42,15 @@ def verbatim(text: str, empty: str, height: Literal["content"] | int = "content"
     st.code(formats.lines(text) or empty, language=None, wrap_lines=True, height=height)
 
 
-def curve(job: JobView) -> Sequence[Point]:
-    """Its points. A long metrics.jsonl takes a while, so that of an ended job is read once."""
-    if not job.status.ended:
-        return runtime.service().history(job.job_id)
-    points = _whole_curve(job.job_id, job.folder)
-    if not points:  # which a file that could not be opened at that moment also comes to
-        _whole_curve.clear(job.job_id, job.folder)
-    return points
-
-
-@st.cache_resource(max_entries=32, show_spinner="Reading the curve")
-def _whole_curve(job_id: int, folder: str) -> Sequence[Point]:
-    """Kept by folder too: two data folders both have a job 1."""
-    return runtime.service().history(job_id)
-
-
-def figures(job: JobView, points: Sequence[Point]) -> None:
-    """The latest numbers; what the job does not report of its held-out loss is read from its
-    curve."""
-    measured, lowest = held_out(points), best_held_out(points)
+def figures(job: JobView, curve: CurveSummary) -> None:
+    """The latest numbers; what the job does not report of its held-out loss is its curve's."""
+    held_out = curve.series.get("eval_loss")
     last = job.eval_loss
-    if last is None and measured:
-        last = measured[-1][0]
     best, step = job.best_eval_loss, job.best_step
-    if best is None and lowest:
-        best, step = lowest
+    if held_out is not None:
+        last = held_out.last if last is None else last
+        if best is None:
+            best, step = held_out.minimum, held_out.min_step
     at = "" if best is None or step is None else f" at step {step:,}"
     runs = job.status == JobStatus.RUNNING
     rows = {

@@ -231,3 +231,95 @@ function refined(coarse, detail) {
   const all = coarse.bins.step.length
   return joined(joined(part(coarse, 0, Math.max(0, before)), detail), part(coarse, after, all))
 }
+
+// Where a step of a bin stands on an x axis, as a function of both; null where that is not known, and
+// no function where it is not known of any. `step`, `epoch`, `time` (seconds since the first point that has a
+// time), `clock` (ms since 1970).
+function scale({ bins }, axis) {
+  if (axis === "step") return (_, step) => step
+  if (axis === "epoch") return epochs(bins)
+  const origin = bins.time.find((t) => t !== null)
+  if (origin === undefined) return null
+  const at = between(bins, bins.time, bins.last_time)
+  if (axis === "clock") return at
+  return (i, step) => {
+    const moment = at(i, step)
+    return moment === null ? null : (moment - origin) / 1000
+  }
+}
+
+// Inside a bin what is known of its two ends is taken to grow evenly with the steps.
+function between(bins, from, to) {
+  return (i, step) => {
+    if (from[i] === null) return null
+    const steps = bins.last_step[i] - bins.step[i]
+    return steps > 0 ? from[i] + ((to[i] ?? from[i]) - from[i]) * ((step - bins.step[i]) / steps) : from[i]
+  }
+}
+
+// Most jobs log the epoch as a whole number: its steps are spread evenly until the next one begins, or
+// all of an epoch would stand in one place.
+function epochs(bins) {
+  const steps = []
+  const begun = []
+  for (const [i, first] of bins.epoch.entries()) {
+    for (const [step, epoch] of [[bins.step[i], first], [bins.last_step[i], bins.last_epoch[i]]]) {
+      if (epoch === null) continue
+      if (!Number.isInteger(epoch)) return between(bins, bins.epoch, bins.last_epoch)
+      if (!begun.length || epoch > begun[begun.length - 1]) {
+        steps.push(step)
+        begun.push(epoch)
+      }
+    }
+  }
+  if (!begun.length) return null
+  const last = begun.length - 1
+  const newest = bins.last_step[bins.last_step.length - 1]
+  const pace = last ? (steps[last] - steps[0]) / (begun[last] - begun[0]) : 1
+  const end = Math.max(newest + 1, steps[last] + pace) // of the epoch that is under way
+  return (_, step) => {
+    const k = Math.max(0, firstAtLeast(steps, step + 1) - 1)
+    const [to, length] = k < last ? [steps[k + 1], begun[k + 1] - begun[k]] : [end, 1]
+    return begun[k] + (Math.max(0, step - steps[k]) / Math.max(1, to - steps[k])) * length
+  }
+}
+
+// The line through the means of a series: at the middle of each bin, or where its only value is.
+function means({ bins, series }, name, at) {
+  const s = series[name]
+  const steps = s.bin.map((i, j) =>
+    s.min_step[j] !== null && s.min_step[j] === s.max_step[j] ? s.min_step[j] : (bins.step[i] + bins.last_step[i]) / 2)
+  return { x: s.bin.map((i, j) => at(i, steps[j])), y: s.mean, steps }
+}
+
+// The line through the extremes of a series: of each bin its lowest and highest, in the order of
+// their steps. So no peak is lost however long the run is. Null is a gap: no number there.
+function extremes({ bins, series }, name, at) {
+  const s = series[name]
+  const [x, y, steps] = [[], [], []]
+  const push = (i, step, value) => {
+    x.push(at(i, step))
+    y.push(value)
+    steps.push(step)
+  }
+  for (const [j, i] of s.bin.entries()) {
+    const [low, high] = [s.min_step[j], s.max_step[j]]
+    if (s.min[j] === null) push(i, bins.step[i], null)
+    else if (low === high) push(i, low, s.min[j])
+    else if (low < high) { push(i, low, s.min[j]); push(i, high, s.max[j]) }
+    else { push(i, high, s.max[j]); push(i, low, s.min[j]) }
+  }
+  return { x, y, steps }
+}
+
+// A logged name as a heading: `val_accuracy` is `Val accuracy`. On one line, and of a stranger's name
+// nothing that has no width or turns the writing.
+function title(name, titles = {}) {
+  if (Object.hasOwn(titles, name)) return titles[name]
+  const plain = name.replace(/[\p{Cf}\p{Cs}]/gu, "").replace(/[\s\p{Cc}]+/gu, " ").trim()
+  const words = (plain.length <= 40 ? plain : plain.slice(0, 39).trimEnd() + "…").replaceAll("_", " ")
+  return words.slice(0, 1).toUpperCase() + words.slice(1)
+}
+
+// What is measured now and then rather than logged at each step is shown as it is: each point counts.
+const isMeasured = (name) => /^(eval|val|valid|validation|test)(_|$|\/|-)/i.test(name)

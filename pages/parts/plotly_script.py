@@ -18,8 +18,7 @@ URL: Final = f"/vendor/plotly-{version('plotly')}.min.js"
 _HERE: Final = Path(__file__).parent
 
 
-def with_shared(name: str) -> str:
-    """The script of a component of this folder, after plot.js, which all charts share: loading
-    Plotly, the theme, numbers, the address, the moving average, and the bins of a curve."""
-    shared, own = ((_HERE / part).read_text(encoding="utf-8") for part in ("plot.js", name))
-    return f"{shared}\n{own}"
+def with_shared(*names: str) -> str:
+    """The script of a component, from these files of this folder, after plot.js, which all charts
+    share: loading Plotly, the theme, numbers, the address, the moving average, bins of a curve."""
+    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("plot.js", *names))

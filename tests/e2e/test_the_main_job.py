@@ -173,33 +173,3 @@ def test_each_link_works_as_the_first_page_of_a_new_browser(page: Page) -> None:
     }.items():
         page.goto(path)
         expect(page.get_by_test_id("stMain").get_by_text(words).first).to_be_visible()
-
-
-def test_the_zoom_of_the_chart_survives_new_points(
-    page: Page, write_script: Callable[[str, str], str]
-) -> None:
-    path = write_script(
-        "steps.py",
-        "import signalbox, time\n"
-        "run = signalbox.start()\n"
-        "for step in range(100_000):\n"
-        "    run.log(step, train_loss=1.0 / (step + 1))\n"
-        "    time.sleep(0.02)\n",
-    )
-    submit_script(page, path)
-    wait_until(lambda: drawn_points(page) >= 40, 60, "No curve was drawn.")
-    chart = page.locator(".signalbox-main .js-plotly-plot .nsewdrag").first
-    box = chart.bounding_box()
-    assert box
-    page.mouse.move(box["x"] + 60, box["y"] + 40)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 200, box["y"] + 120, steps=5)
-    page.mouse.up()
-    read_range = """() => document.querySelector(".signalbox-main .js-plotly-plot")
-        ._fullLayout.xaxis.range.join()"""
-    zoomed = page.evaluate(read_range)
-    before = drawn_points(page)
-    wait_until(lambda: drawn_points(page) > before + 50, 60, "No new points arrived.")
-    assert page.evaluate(read_range) == zoomed
-    page.get_by_role("button", name="Cancel", exact=True).click()
-    expect(lamp(page, "cancelled")).to_be_visible()

@@ -1,57 +1,59 @@
-"""What the live chart is given to draw, and what is said of it."""
+"""What the live chart is given by its page: nothing that grows with the run."""
 
 import json
+from typing import Any
 
-from backend.curve import Point
-from pages.parts import chart
+import pytest
+
+from backend.models import JobStatus
+from pages.parts import plotly_script, shell
+from tests.pages.conftest import Open, Rows
 
 
-def points(*values: dict[str, float | None]) -> list[Point]:
-    return [Point(step, values=given) for step, given in enumerate(values, 1)]
-
-
-def test_the_losses_share_a_panel_and_other_numbers_have_their_own() -> None:
-    drawn = chart.panels(
-        points(
-            {"train_loss": 2.0, "grad_norm": 0.5, "learning_rate": 1e-3},
-            {"train_loss": 1.0, "eval_loss": 1.5, "val_accuracy": 0.5},
-        )
+def given(page: Any) -> dict[str, Any]:
+    """The data of the chart's component."""
+    (chart,) = (
+        drawn.proto
+        for drawn in page.get("bidi_component")
+        if drawn.proto.component_name == "signalbox_chart"
     )
-    assert [panel["title"] for panel in drawn] == [
-        "Loss",
-        "Learning rate",
-        "Gradient norm",
-        "Val accuracy",
-    ]
-    assert [series["name"] for series in drawn[0]["series"]] == ["Train loss", "Held-out loss"]
+    data = json.loads(chart.json)
+    assert isinstance(data, dict)
+    return data
 
 
-def test_a_loss_that_is_no_number_is_a_gap_and_one_not_logged_is_none() -> None:
-    drawn = chart.panels(points({"train_loss": 2.0}, {"train_loss": None}, {"eval_loss": 1.0}))
-    train, held_out = drawn[0]["series"]
-    assert (train["x"], train["y"]) == ([1, 2], [2.0, None])
-    assert (held_out["x"], held_out["y"]) == ([3], [1.0])
-    json.dumps(drawn, allow_nan=False)
+def test_the_page_sends_a_running_jobs_chart_once_and_none_of_its_points(
+    rows: Rows, open_page: Open
+) -> None:
+    job_id = rows.job(JobStatus.RUNNING)
+    rows.curve(job_id, 20)
+    page = open_page("job", id=str(job_id))
+    before = given(page)
+    assert (before["job_id"], before["live"]) == (job_id, True)
+    rows.curve(job_id, 400)
+    assert given(page.run()) == before, "It draws anew whatever is given to it anew."
 
 
-def test_the_best_held_out_point_is_the_first_lowest() -> None:
-    drawn = chart.panels(points({"eval_loss": 3.0}, {"eval_loss": 1.0}, {"eval_loss": 1.0}))
-    assert drawn[0]["best"] == {"x": 2, "y": 1.0}
+def test_the_chart_of_an_ended_job_asks_no_further(rows: Rows, open_page: Open) -> None:
+    job_id = rows.job(JobStatus.COMPLETED)
+    rows.curve(job_id, 20)
+    assert given(open_page("job", id=str(job_id)))["live"] is False
 
 
-def test_the_curve_is_said_in_words() -> None:
-    words = chart.summary(points({"train_loss": 2.0}, {"train_loss": 0.5, "eval_loss": 0.75}))
-    assert words == (
-        "Train loss went from 2 to 0.5, held-out loss went from 0.75 to 0.75, "
-        "best held-out 0.75 at step 2. Last step 2."
+def test_a_charts_script_comes_after_what_all_charts_share() -> None:
+    script = plotly_script.with_shared("feed.js", "chart.js")
+    shared, feed, own = (
+        script.index(text) for text in ("function ema(", "function feed(", "export default")
     )
+    assert shared < feed < own
 
 
-def test_an_empty_curve_says_what_will_come() -> None:
-    assert chart.panels([]) == []
-    assert "first point" in chart.summary([])
+@pytest.mark.parametrize(("name", "begins"), [("job", True), ("compare", True), ("jobs", False)])
+def test_a_page_with_a_chart_begins_to_load_it_in_its_shell(name: str, begins: bool) -> None:
+    assert (plotly_script.URL in shell.page_shell(name)) is begins
+    assert ("BidiComponent" in shell.page_shell(name)) is begins
 
 
-def test_a_job_that_logs_a_hundred_numbers_gets_a_bounded_page() -> None:
-    many = {f"number_{n:03d}": 1.0 for n in range(100)}
-    assert len(chart.panels(points(dict(many)))) == chart.MAX_PANELS
+def test_the_shell_of_a_job_that_there_is_asks_for_its_curve() -> None:
+    assert f'("{plotly_script.URL}", 12)</script>' in shell.page_shell("job", 12)
+    assert f'("{plotly_script.URL}", null)</script>' in shell.page_shell("job", None)

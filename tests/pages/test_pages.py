@@ -136,14 +136,6 @@ def test_what_is_wrong_with_a_running_jobs_file_is_said(
     wait_for(service, job_id, lambda job: job.status is JobStatus.CANCELLED)
 
 
-def test_a_curve_is_drawn_and_said_in_words(rows: Rows, open_page: Open) -> None:
-    job_id = rows.job(JobStatus.COMPLETED)
-    rows.curve(job_id, 20)
-    page = open_page("job", id=str(job_id))
-    assert page.get("bidi_component")
-    assert "best held-out 0.15 at step 20" in words(page)
-
-
 def test_a_curve_that_is_not_written_yet_says_what_will_come(rows: Rows, open_page: Open) -> None:
     page = open_page("job", id=str(rows.job(JobStatus.RUNNING)))
     assert any("first point" in str(drawn.proto) for drawn in page.get("bidi_component"))
