@@ -88,7 +88,10 @@ def _word(kind: type[StrEnum]) -> Enum:
 class Job(SQLModel, table=True):
     """One run of one training, from submission to its verdict."""
 
-    __table_args__ = (Index("ix_job_status_queued", "status", "queued_at"),)
+    __table_args__ = (
+        Index("ix_job_status_queued", "status", "queued_at"),
+        Index("ix_job_deleted_status", "deleted_at", "status"),
+    )
 
     id: int | None = Field(default=None, primary_key=True)
     name: str
@@ -145,6 +148,14 @@ class Job(SQLModel, table=True):
     checkpoint: str | None = None
     """The newest that it has saved, else the one from which it began."""
 
+    tags: list[str] = Field(
+        default_factory=list, sa_column=Column(JSON, nullable=False, server_default="[]")
+    )
+    note: str | None = None
+    starred: bool = Field(default=False, sa_column_kwargs={"server_default": "0"})
+    deleted_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+    """Whoever asks for it finds no such job; row and run folder go when nobody takes it back."""
+
     @property
     def life_began_at(self) -> datetime:
         """When it was claimed the last time; before the first, when it was submitted."""
@@ -182,6 +193,12 @@ class Failure(SQLModel, table=True):
     )
     """What else was found out about it, as `backend.diagnosis.detail_of` makes it."""
     at: datetime = Field(default_factory=utc_now, sa_column=Column(UtcDateTime, index=True))
+
+
+class Gone(SQLModel, table=True):
+    """A deleted job whose row is gone: its number is given to no other."""
+
+    job_id: int = Field(primary_key=True)
 
 
 class Cleanup(SQLModel, table=True):

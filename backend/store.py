@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from sqlalchemy import (
     URL,
@@ -18,7 +18,6 @@ from sqlalchemy import (
     Engine,
     Update,
     and_,
-    case,
     create_engine,
     event,
     func,
@@ -28,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import OperationalError, SQLAlchemyError, TimeoutError
 from sqlmodel import Session, col, select
 
+from backend.matching import DURATION, conditions, register, value_of
 from backend.models import (
     TRANSITIONS,
     Cleanup,
@@ -40,6 +40,7 @@ from backend.models import (
     utc_now,
 )
 from backend.schema import BUSY_SECONDS, prepare
+from backend.search import NAME, parse
 
 logger = logging.getLogger(__name__)
 
@@ -57,28 +58,29 @@ _ADVICE: Final[Mapping[int, str]] = {
 }
 """What to try, by SQLite's result code."""
 
-Sort = Literal["id", "name", "status", "started", "finished", "duration"]
+Sort = str
+"""One of `_SORTS`, or the name of a parameter or a figure, as `search.NAME` allows it."""
 
 MAX_RETRY_WAIT_SECONDS: Final = 3600.0
 """No retry waits longer, whatever became of the clock."""
 
-_WAITS_AFTER_A_PAUSE: Final = and_(
-    col(Job.status).in_((JobStatus.PAUSED, JobStatus.QUEUED)), col(Job.paused_at).is_not(None)
-)
-_UNTIL: Final = func.coalesce(
-    col(Job.finished_at), case((_WAITS_AFTER_A_PAUSE, col(Job.paused_at))), func.current_timestamp()
-)
-_DURATION: Final = (
-    func.julianday(_UNTIL) - func.julianday(col(Job.started_at)) - col(Job.paused_seconds) / 86400
-)
 _SORTS: Final[Mapping[str, Any]] = {
     "id": col(Job.id),
     "name": func.lower(col(Job.name)),
+    "recipe": col(Job.recipe),
     "status": col(Job.status),
     "started": col(Job.started_at),
     "finished": col(Job.finished_at),
-    "duration": _DURATION,
+    "duration": DURATION,
+    "starred": col(Job.starred),
 }
+
+
+_THERE: Final = col(Job.deleted_at).is_(None)
+"""Not deleted."""
+_DELETED_IDS: Final = select(Job.id).where(~_THERE)
+_IS_THERE: Final = col(Failure.job_id).not_in(_DELETED_IDS)
+"""The job of a failure is."""
 
 
 class IllegalTransitionError(ValueError):
@@ -219,31 +221,40 @@ class Store:
         limit: int = 100,
         offset: int = 0,
     ) -> Found:
-        """Jobs by state and by a part of their name, recipe or error (or `12` for job 12)."""
-        conditions: list[Any] = []
-        if statuses:
-            conditions.append(col(Job.status).in_(statuses))
-        if text := text.strip():
-            either = [
-                col(column).contains(text, autoescape=True)
-                for column in (Job.name, Job.recipe, Job.error)
-            ]
-            number = text.lower().removeprefix("job").strip().lstrip("#")
-            if number.isascii() and number.isdecimal() and len(number) < 19:
-                either.append(col(Job.id) == int(number))
-            conditions.append(or_(*either))
-        key = _SORTS[sort]
-        order = (key.desc() if descending else key.asc()).nulls_last(), col(Job.id).desc()
+        """Jobs by state and by a search, as `backend.search` reads it."""
+        wanted = _wanted(statuses, text)
+        order = _order(sort, descending)
         # SQLite sorts whole rows; of jobs that are not on the page it sorts nothing but the ids.
-        page = select(Job.id).where(*conditions).order_by(*order).limit(limit).offset(offset)
+        page = select(Job.id).where(*wanted).order_by(*order).limit(limit).offset(offset)
         with self._read() as session:
-            total = session.exec(select(func.count()).select_from(Job).where(*conditions)).one()
-            jobs = session.exec(select(Job).where(col(Job.id).in_(page)).order_by(*order)).all()
-        return Found(jobs, total)
+            total = session.exec(select(func.count()).select_from(Job).where(*wanted)).one()
+            ids = session.exec(page).all()
+            jobs = session.exec(select(Job).where(col(Job.id).in_(ids))).all()
+        by_id = {job.id: job for job in jobs}
+        return Found([by_id[job_id] for job_id in ids if job_id in by_id], total)
+
+    def these(self, job_ids: Sequence[int]) -> Sequence[Job]:
+        """Those of these jobs that are there, in the order in which they are named."""
+        with self._read() as session:
+            jobs = session.exec(select(Job).where(col(Job.id).in_(job_ids), _THERE)).all()
+        by_id = {job.id: job for job in jobs}
+        return [by_id[job_id] for job_id in job_ids if job_id in by_id]
+
+    def newer(self, job_id: int, statuses: frozenset[JobStatus], text: str) -> int:
+        """How many jobs that match were submitted after this one."""
+        newer = select(func.count()).select_from(Job).where(col(Job.id) > job_id)
+        with self._read() as session:
+            return session.exec(newer.where(*_wanted(statuses, text))).one()
+
+    def newest_id(self) -> int:
+        """The highest number of a job; 0 where there is none."""
+        with self._read() as session:
+            return session.exec(select(func.max(col(Job.id)))).one() or 0
 
     def counts(self) -> dict[JobStatus, int]:
+        counts = select(Job.status, func.count()).where(_THERE).group_by(col(Job.status))
         with self._read() as session:
-            rows = session.exec(select(Job.status, func.count()).group_by(col(Job.status))).all()
+            rows = session.exec(counts).all()
         counted = {JobStatus(status): number for status, number in rows}
         return {status: counted.get(status, 0) for status in JobStatus}
 
@@ -253,15 +264,19 @@ class Store:
         started, finished = func.julianday(Job.started_at), func.julianday(Job.finished_at)
         # The clock may have been set back.
         seconds = func.max(0, (finished - started) * 86400 - Job.paused_seconds)
-        query = select(  # type: ignore[call-overload]
-            *groups,
-            func.count(),
-            func.count(seconds),
-            func.sum(seconds),
-            func.max(seconds),
-            func.min(Job.created_at),
-            func.max(Job.finished_at),
-        ).group_by(*groups)
+        query = (
+            select(  # type: ignore[call-overload]
+                *groups,
+                func.count(),
+                func.count(seconds),
+                func.sum(seconds),
+                func.max(seconds),
+                func.min(Job.created_at),
+                func.max(Job.finished_at),
+            )
+            .where(_THERE)
+            .group_by(*groups)
+        )
         with self._read() as session:
             rows = session.exec(query).all()
         by_status: Counter[JobStatus] = Counter(dict.fromkeys(JobStatus, 0))
@@ -330,7 +345,7 @@ class Store:
         """The jobs that are retries of this one, oldest first."""
         with self._read() as session:
             ids = session.exec(
-                select(Job.id).where(col(Job.parent_id) == job_id).order_by(col(Job.id))
+                select(Job.id).where(col(Job.parent_id) == job_id, _THERE).order_by(col(Job.id))
             ).all()
         return [child for child in ids if child is not None]
 
@@ -457,7 +472,7 @@ class Store:
     ) -> Sequence[tuple[Failure, Job]]:
         """Newest first."""
         newest = (col(Failure.at).desc(), col(Failure.job_id).desc())
-        page = select(Failure.job_id).order_by(*newest).limit(limit).offset(offset)
+        page = select(Failure.job_id).where(_IS_THERE).order_by(*newest).limit(limit).offset(offset)
         if kind is not None:
             page = page.where(col(Failure.kind) == kind)
         query = select(Failure, Job).where(col(Failure.job_id) == col(Job.id))
@@ -473,7 +488,7 @@ class Store:
         with self._read() as session:
             rows = session.exec(
                 select(day, Failure.kind, func.count())
-                .where(col(Failure.at) >= since)
+                .where(col(Failure.at) >= since, _IS_THERE)
                 .group_by(day, col(Failure.kind))
                 .order_by(day)
             ).all()
@@ -486,11 +501,26 @@ class Store:
 
     def cleanups(self, job_id: int | None, limit: int) -> Sequence[Cleanup]:
         """Newest first."""
-        query = select(Cleanup)
+        query = select(Cleanup).where(
+            or_(col(Cleanup.job_id).is_(None), col(Cleanup.job_id).not_in(_DELETED_IDS))
+        )
         if job_id is not None:
             query = query.where(col(Cleanup.job_id) == job_id)
         with self._read() as session:
             return session.exec(query.order_by(col(Cleanup.id).desc()).limit(limit)).all()
+
+
+def _wanted(statuses: frozenset[JobStatus], text: str) -> list[ColumnElement[bool]]:
+    """What has to hold of a job that is looked for."""
+    wanted = [_THERE, *conditions(parse(text))]
+    return [*wanted, col(Job.status).in_(statuses)] if statuses else wanted
+
+
+def _order(sort: str, descending: bool) -> tuple[ColumnElement[Any], ...]:
+    key = _SORTS.get(sort)
+    if key is None:
+        key = value_of(sort) if NAME.fullmatch(sort) else col(Job.id)
+    return (key.desc() if descending else key.asc()).nulls_last(), col(Job.id).desc()
 
 
 def _is_to_wait() -> ColumnElement[bool]:
@@ -570,6 +600,7 @@ def _use_own_transactions(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
+        register(connection)
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")

@@ -73,7 +73,7 @@ class JobFilter:
     """Which jobs, in which order."""
 
     statuses: frozenset[JobStatus] = frozenset()  # empty: all
-    text: str = ""  # part of the name, the recipe or the error, or "12" for job 12
+    text: str = ""  # a search, as `backend.search` reads it
     sort: Sort = "id"
     descending: bool = True
     limit: int = 100

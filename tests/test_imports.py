@@ -26,6 +26,8 @@ LAYERS = [
     {"spec", "processes", "stall", "progress", "gpu", "diagnosis", "store", "log"},
     {"curve_index"},
     {"bins"},
+    {"matching"},
+    {"search"},
     {"schema", "curve", "kernel", "news"},
     {"models", "recipes", "paths", "mask", "memory_kills"},
     {"settings", "stacks"},
