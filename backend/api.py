@@ -29,8 +29,10 @@ from backend.curve import point_as_json
 from backend.curve_index import X
 from backend.door import read_body
 from backend.export import Form
+from backend.labels import LabelError
 from backend.models import JobStatus, RequestKind
 from backend.refusals import HANDLERS, BusyError, NotAllowedError, WrongError, answers
+from backend.search import MAX_TEXT, NAME, parse
 from backend.service import Service
 from backend.shapes import (
     TRAINING_REQUEST,
@@ -41,13 +43,17 @@ from backend.shapes import (
     Curve,
     CurveMarks,
     Curves,
+    Deleted,
     Emptied,
     Errors,
     Extended,
     Gpu,
     Health,
     InvalidTraining,
+    JobIds,
     Jobs,
+    Label,
+    Labelled,
     Logs,
     MachineNow,
     Metrics,
@@ -58,9 +64,11 @@ from backend.shapes import (
     Submitted,
     Summary,
     Usage,
+    Undeleted,
     Valid,
     Whereabouts,
     named,
+    read_body_as,
     read_training,
 )
 from backend.submission import InvalidSubmissionError, Problem, Submission
@@ -326,12 +334,35 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         status: Annotated[
             list[JobStatus] | None, Query(description="Only jobs in these states.")
         ] = None,
+        q: Annotated[
+            str,
+            Query(
+                max_length=MAX_TEXT,
+                description='A search: words, `"two words"`, `name:` `recipe:` `tag:` `note:` '
+                "`error:` `status:`, `is:starred`, `lr>0.001`, `best<0.05`, `duration>1h`, and "
+                "`-` before what is not to be. What is not understood is named in `problems`.",
+                examples=["lr>0.001 recipe:digits -failed"],
+            ),
+        ] = "",
+        sort: Annotated[
+            str,
+            Query(
+                pattern=f"^{NAME.pattern}$",
+                description="id, name, recipe, status, started, finished, duration, starred, or "
+                "any parameter or figure, as learning_rate or best.",
+            ),
+        ] = "id",
+        descending: Annotated[bool, Query(description="The largest first.")] = True,
         limit: Annotated[int, Query(ge=1, le=MAX_JOBS, description="Jobs on this page.")] = 100,
         offset: Annotated[int, Query(ge=0, le=MAX_ID, description="Jobs before this page.")] = 0,
     ) -> Response:
         """One page of them; `total` says how many match."""
-        wanted = JobFilter(statuses=frozenset(status or ()), limit=limit, offset=offset)
-        return await answer(Jobs, lambda: _service().jobs(wanted))
+        wanted = JobFilter(frozenset(status or ()), q, sort, descending, limit, offset)
+
+        def work() -> Mapping[str, Any]:
+            return {**vars(_service().jobs(wanted)), "problems": parse(q).problems}
+
+        return await answer(Jobs, work)
 
     @api.get(
         "/api/training/queue", tags=["look"], summary="What runs and what waits",
@@ -686,6 +717,63 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
 
         return await answer(Whereabouts, work, at=long_desk)
 
+    # What is written beside a job, and deleting
+
+    async def read_as(shape: type[M], request: Request) -> M:
+        """The body, as JSON of that shape."""
+        body = await read_body(request)
+        return await desk.do(read_body_as, shape, body)
+
+    @api.patch(
+        "/api/training/{job_id}",
+        tags=["act"],
+        summary="Rename, tag, star, or write a note",
+        response_model=Labelled,
+        responses=answers(404, 413, 415),
+        openapi_extra=_body_of(Label),
+    )
+    async def label(job_id: JobId, request: Request) -> Response:
+        """What is left out of the body stays as it is."""
+        wanted = (await read_as(Label, request)).model_dump(exclude_unset=True)
+
+        def work() -> JobView:
+            try:
+                _service().label(job_id, **wanted)
+            except LabelError as error:
+                raise WrongError(error.field, str(error)) from None
+            return _service().job(job_id)
+
+        return await answer(Labelled, work)
+
+    @api.post(
+        "/api/training/delete",
+        tags=["act"],
+        summary="Delete jobs that have ended",
+        response_model=Deleted,
+        responses=answers(404, 413, 415),
+        openapi_extra=_body_of(JobIds),
+    )
+    async def delete(request: Request) -> Response:
+        """With their run folders. They are out of all lists at once; for 10 minutes they can be
+        taken back, then they are removed. Those that have not ended are left out, and `left_out`
+        says why."""
+        wanted = await read_as(JobIds, request)
+        return await answer(Deleted, lambda: _service().delete(wanted.job_ids), at=long_desk)
+
+    @api.post(
+        "/api/training/undelete",
+        tags=["act"],
+        summary="Take a deletion back",
+        response_model=Undeleted,
+        responses=answers(413, 415),
+        openapi_extra=_body_of(JobIds),
+    )
+    async def undelete(request: Request) -> Response:
+        """`job_ids` of the answer are those that are there again; of others it is too late, or they
+        were not deleted."""
+        wanted = await read_as(JobIds, request)
+        return await answer(Undeleted, lambda: {"job_ids": _service().undelete(wanted.job_ids)})
+
     # Files
 
     @api.get(
@@ -940,6 +1028,12 @@ def _describe(job_id: int) -> Message:
 
 # The description
 
+
+def _body_of(shape: type[BaseModel]) -> dict[str, Any]:
+    content = {"application/json": {"schema": shape.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 _BODY_SCHEMA: Final = TRAINING_REQUEST.json_schema(ref_template="#/components/schemas/{model}")
 _TRAINING_BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -993,7 +1087,11 @@ def _openapi(api: FastAPI, asks_for_token: bool) -> dict[str, Any]:
 _TAGS: Final = [
     {"name": "submit", "description": "Queue a training, or ask whether it could be."},
     {"name": "look", "description": "What runs, how it goes, what it said."},
-    {"name": "act", "description": "Pause, resume, cancel, retry, give more time. Safe to repeat."},
+    {
+        "name": "act",
+        "description": "Pause, resume, cancel, retry, give more time, label, delete. Safe to "
+        "repeat.",
+    },
     {"name": "files", "description": "What a job left behind, as streamed zips."},
     {"name": "figures", "description": "One job, several, or all of them in figures."},
     {"name": "machine", "description": "Memory, cleanups, and whether the server is there."},

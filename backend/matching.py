@@ -1,5 +1,6 @@
 """Search conditions as SQLite has them. What a reader typed is in bound parameters only."""
 
+import functools
 import itertools
 import json
 import math
@@ -47,6 +48,17 @@ _TIMES: Final[Mapping[str, Any]] = {
     "age": (func.julianday(func.current_timestamp()) - func.julianday(col(Job.created_at))) * 86400,
     "timeout": col(Job.timeout_seconds),
 }
+FIGURES: Final = frozenset((
+    "current_step", "total_steps", "best_step", "current_epoch", "total_epochs",
+    "progress_percent", "train_loss", "eval_loss", "perplexity", "learning_rate", "grad_norm",
+    "best_eval_loss", "samples_per_second", "steps_per_second", "elapsed_seconds",
+    "remaining_seconds", "gpu_memory_allocated_gb", "gpu_memory_reserved_gb",
+))  # fmt: skip
+"""What `progress.Reading` knows by its own name; whatever else a job reports is in its `extra`."""
+
+MAX_KEPT: Final = 2000
+"""Characters of parameters that are kept read."""
+
 _COLUMNS: Final[Mapping[str, Any]] = {"id": col(Job.id), "gpus": col(Job.gpus)}
 
 
@@ -62,17 +74,18 @@ def value_of(name: str) -> ColumnElement[Any]:
     What was asked for comes first: at its end a training's learning rate often is 0.
     """
     long = long_name(name)
-    names = list(dict.fromkeys((name, long, name.replace("-", "_"))))
+    spelled = dict.fromkeys((name, long, name.replace("-", "_")))
+    params = [_extract(Job.params, f'$."{spelling}"') for spelling in spelled]
+    figure = f'$."{long}"' if long in FIGURES else f'$.extra."{name}"'
     return func.coalesce(
-        *(_extract(Job.params, f'$."{spelled}"') for spelled in names),
         case(
             (
-                and_(col(Job.recipe) == "script", _may_hold(name)),
-                func.signalbox_argument(col(Job.params), name),
-            )
+                col(Job.recipe) == "script",
+                case((_may_hold(name), func.signalbox_argument(col(Job.params), name))),
+            ),
+            else_=func.coalesce(*params, None),
         ),
-        _extract(Job.progress, f'$."{long}"'),
-        _extract(Job.progress, f'$.extra."{name}"'),
+        _extract(Job.progress, figure),
     )
 
 
@@ -80,6 +93,7 @@ def _extract(column: Any, path: str) -> Any:
     return func.json_extract(col(column), path)
 
 
+@functools.lru_cache(256)
 def _spellings(name: str) -> tuple[str, ...]:
     """All names that a script's argument may have, which is meant by this one."""
     long = long_name(name)
@@ -105,21 +119,31 @@ def argument(params: str, name: str) -> float | str | None:
     Args:
         params: a script's parameters, as JSON.
     """
+    short = len(params) <= MAX_KEPT
+    given = _kept_arguments(params) if short else _arguments(params)
+    return next((given[s] for s in _spellings(name) if s in given), None)
+
+
+def _arguments(params: str) -> dict[str, float | str]:
     try:
-        args = json.loads(params).get("args") or ()
-    except (ValueError, AttributeError, RecursionError):
-        return None
-    wanted = _spellings(name)
-    found: str | None = None
-    for given, following in itertools.pairwise([*map(str, args), ""]):
+        args = [str(arg) for arg in json.loads(params).get("args") or ()]
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return {}
+    found: dict[str, float | str] = {}
+    for given, following in itertools.pairwise([*args, ""]):
         key, has_value, value = given.lstrip("-").partition("=")
-        is_option = given.startswith("-")
-        if key.replace("_", "-") not in wanted or not (is_option or has_value):
-            continue
-        alone = not following or (following.startswith("-") and _number(following) is None)
-        found = value if has_value else "1" if alone else following
-    number = None if found is None else _number(found)
-    return found if number is None else number
+        if not has_value:
+            if not given.startswith("-"):
+                continue
+            alone = not following or (following.startswith("-") and _number(following) is None)
+            value = "1" if alone else following
+        number = _number(value)
+        found[key.replace("_", "-")] = value if number is None else number
+    return found
+
+
+_kept_arguments = functools.lru_cache(16_384)(_arguments)
+"""Each search looks at those of all jobs again."""
 
 
 def _number(text: str) -> float | None:

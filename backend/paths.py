@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
+import stat
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +80,70 @@ def scan_below(folder: Path, name: str = "") -> Generator[os.DirEntry[str], None
         os.scandir(folder / name if descriptor is None else descriptor) as entries,
     ):
         yield from entries
+
+
+def remove_run(runs: Path, job_id: int) -> None:
+    """Remove a run folder with all that is in it; nothing where there is none.
+
+    Nothing outside of it is touched: a link is removed, not followed, and what another disk is
+    mounted on stays. The way down has any length: a folder in a folder is first moved up.
+
+    Raises:
+        OSError: something in it cannot be removed; what could be is gone.
+    """
+    if os.unlink not in os.supports_dir_fd:
+        folder = runs / str(job_id)
+        if folder.exists() and not folder.is_symlink():
+            shutil.rmtree(folder)
+        return
+    parent = os.open(runs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _remove(parent, str(job_id))
+    except FileNotFoundError:
+        pass
+    finally:
+        os.close(parent)
+
+
+def _remove(parent: int, name: str) -> None:
+    """Remove a file, a link, or a folder and all that is in it, by its parent's descriptor."""
+    if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    top = _open_to_empty(parent, name)
+    try:
+        device = os.fstat(top).st_dev
+        number = 0
+        while names := os.listdir(top):  # noqa: PTH208 (by its descriptor)
+            for entry in names:
+                if not stat.S_ISDIR(os.lstat(entry, dir_fd=top).st_mode):
+                    os.unlink(entry, dir_fd=top)
+                    continue
+                folder = _open_to_empty(top, entry)
+                try:
+                    if os.fstat(folder).st_dev != device:
+                        raise OSError(errno.EXDEV, "another disk is mounted there", entry)
+                    for inner in os.listdir(folder):  # noqa: PTH208
+                        if stat.S_ISDIR(os.lstat(inner, dir_fd=folder).st_mode):
+                            number += 1
+                            above = f".removed-{secrets.token_hex(8)}-{number}"
+                            os.rename(inner, above, src_dir_fd=folder, dst_dir_fd=top)
+                        else:
+                            os.unlink(inner, dir_fd=folder)
+                finally:
+                    os.close(folder)
+                os.rmdir(entry, dir_fd=top)
+    finally:
+        os.close(top)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _open_to_empty(parent: int, name: str) -> int:
+    """The descriptor of a folder, no link, which may be written from now on."""
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | _CAREFULLY, dir_fd=parent)
+    with contextlib.suppress(OSError):
+        os.fchmod(descriptor, 0o700)
+    return descriptor
 
 
 def _parts(name: str) -> list[str]:

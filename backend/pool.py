@@ -123,6 +123,11 @@ class Pool:
         """Who supervises this job; None where nobody does."""
         return self._supervisors.get(job_id)
 
+    def lingers(self, job_id: int) -> bool:
+        """Whether a process of a job that has ended is still there, or its memory is not back."""
+        supervisor = self._supervisors.get(job_id)
+        return job_id in self._lingering or (supervisor is not None and supervisor.lingers)
+
     def cancel(self, job_id: int, *, now: bool = False) -> bool:
         """Pass a request on to the job's supervisor; False where it has none."""
         supervisor = self._claimed(job_id)

@@ -17,7 +17,15 @@ from backend.archive import NotSavedError
 from backend.door import TooLargeError
 from backend.models import JobStatus
 from backend.service import QueueFullError, UnknownJobError
-from backend.shapes import Conflict, Error, Invalid, InvalidJsonError, InvalidTraining, Wrong
+from backend.shapes import (
+    Conflict,
+    Error,
+    Invalid,
+    InvalidJsonError,
+    InvalidTraining,
+    Wrong,
+    WrongBodyError,
+)
 from backend.store import StoreError
 from backend.submission import InvalidSubmissionError, sentence
 
@@ -96,6 +104,11 @@ async def _on_wrong_training(_: Request, error: InvalidSubmissionError) -> Respo
     return _error(422, InvalidTraining(detail=_told(problems), problems=problems))
 
 
+async def _on_wrong_body(_: Request, error: WrongBodyError) -> Response:
+    problems = [Wrong(field=p.field, message=p.message) for p in error.problems[:MAX_PROBLEMS]]
+    return _error(422, Invalid(detail=_told(problems), problems=problems))
+
+
 async def _on_disconnect(_: Request, error: ClientDisconnect) -> Response:
     return _error(400, Error(detail="The body did not come to its end."))  # nobody is there to read
 
@@ -114,6 +127,7 @@ HANDLERS: Final[Mapping[type[Exception], _Handler]] = {
     RequestValidationError: _on_wrong_request,
     InvalidSubmissionError: _on_wrong_training,
     WrongError: _on_wrong_value,
+    WrongBodyError: _on_wrong_body,
     NotAllowedError: _on_conflict,
     InvalidJsonError: _plain(400),
     UnknownJobError: _plain(404),

@@ -9,17 +9,17 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 from filelock import FileLock, Timeout
 
-from backend import analytics, archive, diagnosis, export, log, stacks, stall, telling
+from backend import analytics, archive, diagnosis, export, labels, log, stacks, stall, telling
 from backend.analytics import Compared, Comparison, JobAnalytics
 from backend.archive import Checkpoint
 from backend.bins import Curve, CurveSummary, curve_of, summary_of_points
@@ -40,6 +40,7 @@ from backend.curve import (
 from backend.curve_index import X
 from backend.curves import Curves
 from backend.export import Form
+from backend.deletion import Deletion, Measured, Wastebasket
 from backend.gpu import MemorySource, empty_cache, find_source
 from backend.load import Load, LoadMeter
 from backend.log import LogSlice
@@ -95,6 +96,9 @@ logger = logging.getLogger(__name__)
 MAX_FILES: Final = 500
 MAX_QUEUED: Final = 1000
 
+_LABELS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "name": labels.name, "tags": labels.tags, "note": labels.note, "starred": bool,
+}  # fmt: skip
 _NEVER_STARTED: Final = "Cancelled before it was started"
 
 
@@ -134,6 +138,7 @@ class Service:
         self._source: MemorySource
         self._pool: Pool
         self._curves: Curves
+        self._basket: Wastebasket
 
     def start(self, *, run_jobs: bool = True) -> None:
         """Open the data folder, take over running jobs and work on the queue.
@@ -173,10 +178,12 @@ class Service:
         around = Surroundings(self.settings, self._store, self._source, nonce, self._tell)
         self._pool = Pool(around, self._paths, self.settings.workers or max(1, len(devices)))
         self._curves = Curves(self._paths, self._pool.supervised)
+        self._basket = Wastebasket(self._store, self._paths, self._pool.lingers)
         try:
             self._read_back(nonce)
             if run_jobs:
                 self._pool.start()
+                self._basket.start()
             self._curves.start()
         except BaseException as error:
             self.close()
@@ -189,6 +196,7 @@ class Service:
 
     def close(self) -> int:
         """Stop supervising; return how many jobs go on running without a server."""
+        self._basket.close()
         left = self._pool.close()
         self._curves.close()
         if self._notifier:
@@ -435,6 +443,77 @@ class Service:
         self._store.try_to_note(job_id, "Another full timeout was granted")
         return True
 
+    # What a reader writes beside a job
+
+    def rename(self, job_id: int, name: str) -> None:
+        """Call a job something else.
+
+        Raises:
+            UnknownJobError: there is no such job.
+            LabelError: it is too long, or empty.
+        """
+        self._label(job_id, name=labels.name(name))
+
+    def set_tags(self, job_id: int, tags: Iterable[str]) -> None:
+        """Give a job these tags and no others. Raises as `rename` does."""
+        self._label(job_id, tags=labels.tags(tags))
+
+    def set_note(self, job_id: int, note: str) -> None:
+        """Write a note beside a job; an empty one is none. Raises as `rename` does."""
+        self._label(job_id, note=labels.note(note))
+
+    def star(self, job_id: int, starred: bool = True) -> None:
+        """Mark a job with a star, or take it away. Raises UnknownJobError."""
+        self._label(job_id, starred=starred)
+
+    def label(self, job_id: int, **values: Any) -> None:
+        """Change `name`, `tags`, `note` and `starred`, as many as are given, at once.
+
+        Raises as `rename` does; then nothing is changed.
+        """
+        self._label(job_id, **{field: _LABELS[field](value) for field, value in values.items()})
+
+    def _label(self, job_id: int, **values: Any) -> None:
+        self._job(job_id)
+        if values and not self._store.label(job_id, **values):
+            raise UnknownJobError(f"There is no job {job_id}.")
+
+    # Deleting
+
+    def delete(self, job_ids: Iterable[int]) -> Deletion:
+        """Delete jobs that have ended, with their run folders; others are left out, and why is
+        said. For 10 minutes they can be taken back.
+
+        Raises:
+            UnknownJobError: there is no such job among them; nothing was deleted.
+            StoreError: the database cannot be written; nothing was deleted.
+        """
+        return self._basket.delete(self._known(job_ids))
+
+    def undelete(self, job_ids: Iterable[int]) -> Sequence[int]:
+        """Take a deletion back; returns the jobs that are there again. Raises StoreError."""
+        return self._basket.undelete([job_id for job_id in job_ids if _is_id(job_id)])
+
+    def delete_for_good(self, job_ids: Iterable[int]) -> None:
+        """Let jobs that were deleted go now, and free what they take. Raises StoreError."""
+        self._basket.delete_for_good([job_id for job_id in job_ids if _is_id(job_id)])
+
+    def deletions(self) -> Sequence[Deletion]:
+        """Those that can be taken back, newest first."""
+        return self._basket.deletions()
+
+    def bytes_of(self, job_ids: Iterable[int]) -> Measured:
+        """What the run folders of jobs take on the disk, as far as it can be told in 2 seconds."""
+        return self._basket.measure([job_id for job_id in job_ids if _is_id(job_id)])
+
+    def _known(self, job_ids: Iterable[int]) -> Sequence[int]:
+        ids = list(dict.fromkeys(job_ids))
+        known = {job.id for job in self._store.these([i for i in ids if _is_id(i)])}
+        for job_id in ids:
+            if job_id not in known:
+                raise UnknownJobError(f"There is no job {job_id}.")
+        return ids
+
     # Looking at jobs
 
     def job(self, job_id: int, *, look: bool = False) -> JobView:
@@ -459,9 +538,24 @@ class Service:
     def jobs(self, filter: JobFilter | None = None) -> JobPage:
         """The jobs that match, as many as the filter asks for."""
         found = self._store.find(**vars(filter or JobFilter()))
-        queued = any(job.status is JobStatus.QUEUED for job in found.jobs)
+        return JobPage(self._views(found.jobs), found.total)
+
+    def these(self, job_ids: Sequence[int]) -> Sequence[JobView]:
+        """Those of these jobs that are there, in this order."""
+        return self._views(self._store.these(job_ids))
+
+    def newer(self, job_id: int, filter: JobFilter) -> int:
+        """How many jobs that match were submitted after this one."""
+        return self._store.newer(job_id, filter.statuses, filter.text)
+
+    def newest_id(self) -> int:
+        """The highest number of a job; 0 where there is none."""
+        return self._store.newest_id()
+
+    def _views(self, jobs: Sequence[Job]) -> Sequence[JobView]:
+        queued = any(job.status is JobStatus.QUEUED for job in jobs)
         positions = self._store.queue_positions() if queued else {}
-        return JobPage([self._view(job, positions) for job in found.jobs], found.total)
+        return [self._view(job, positions) for job in jobs]
 
     def counts(self) -> Mapping[JobStatus, int]:
         """How many jobs are in each state; every state is there."""
@@ -834,7 +928,7 @@ class Service:
 
     def _job(self, job_id: int) -> Job:
         job = self._store.get(job_id) if _is_id(job_id) else None
-        if job is None:
+        if job is None or job.deleted_at is not None:
             raise UnknownJobError(f"There is no job {job_id}.")
         return job
 
@@ -951,6 +1045,9 @@ class Service:
             max_retries=job.max_retries,
             retry_number=job.retry_number,
             starts_after=job.starts_after if job.status is JobStatus.QUEUED else None,
+            tags=job.tags,
+            note=job.note or "",
+            starred=job.starred,
         )
 
     def _failure(self, failure: Failure, job: Job) -> FailureView:

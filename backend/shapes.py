@@ -5,7 +5,7 @@ OpenAPI is made of these models, and the parameters of a recipe in it are those 
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal, Union
+from typing import Annotated, Any, Final, Literal, TypeVar, Union
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,7 @@ from pydantic import (
     create_model,
 )
 
+from backend.labels import MAX_NOTE, MAX_TAG, MAX_TAGS
 from backend.models import FailureKind, JobStatus, RequestKind
 from backend.recipes import RECIPES, ScriptParams
 from backend.submission import (
@@ -211,6 +212,38 @@ def _without(document: Mapping[str, Any], wrong: Collection[str], at: str = "") 
     return good
 
 
+B = TypeVar("B", bound=BaseModel)
+
+
+def read_body_as(shape: type[B], body: bytes) -> B:
+    """A body as JSON of that shape.
+
+    Raises:
+        InvalidJsonError: it is no JSON.
+        WrongBodyError: it is another; everything that is wrong with it is named.
+    """
+    try:
+        return shape.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        if found[0]["type"] == "json_invalid":
+            broken = found[0].get("ctx", {}).get("error", "broken")
+            raise InvalidJsonError(f"The body is no valid JSON: {broken}.") from None
+        problems = {
+            ".".join(str(part)[:MAX_NAME] for part in details["loc"]) or "body": sentence(details)
+            for details in found
+        }
+        raise WrongBodyError([Problem(*both) for both in problems.items()]) from None
+
+
+class WrongBodyError(Exception):
+    """A body is not of the shape that it should be."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__()
+        self.problems = tuple(problems)
+
+
 _DOCUMENT: Final[TypeAdapter[Any]] = TypeAdapter(Any)
 
 
@@ -317,13 +350,69 @@ class Status(Shape):
         description="The newest that it has saved, else the one that it went on from.",
         examples=["step-00000500"],
     )
+    tags: Sequence[str] = Field(examples=[["paper"]])
+    starred: bool
 
 
 class Jobs(Shape):
-    """A page of the jobs that match, newest first."""
+    """A page of the jobs that match."""
 
     jobs: Sequence[Status]
     total: int = Field(description="How many match, without limit and offset.")
+    problems: Sequence[str] = Field(
+        default=(), description="A sentence for each part of `q` that was not understood."
+    )
+
+
+class Labelled(Status):
+    """A job with all that was written beside it."""
+
+    note: str
+
+
+class Label(BaseModel):
+    """What is to be written beside a job; what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, Field(max_length=MAX_NAME)] = Field(default="", examples=["baseline"])
+    tags: Annotated[list[Annotated[str, Field(max_length=MAX_TAG)]], Field(max_length=MAX_TAGS)] = (
+        Field(default=[], description="All of them: those it had go.", examples=[["paper"]])
+    )
+    note: Annotated[str, Field(max_length=MAX_NOTE)] = Field(
+        default="", description="Plain text; empty: none."
+    )
+    starred: bool = False
+
+
+MAX_DELETED: Final = 1000
+
+
+class JobIds(BaseModel):
+    """Which jobs."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    job_ids: Annotated[
+        list[Annotated[int, Field(ge=1, le=2**63 - 1)]], Field(min_length=1, max_length=MAX_DELETED)
+    ] = Field(examples=[[12, 14]])
+
+
+class Deleted(Shape):
+    """What was deleted, and what is free once nobody can take it back any more."""
+
+    job_ids: Sequence[int] = Field(examples=[[12]])
+    left_out: Mapping[int, str] = Field(
+        description="Why others were not, by number.", examples=[{"14": "it has not ended"}]
+    )
+    bytes: int = Field(description="What their run folders take on the disk.")
+    seconds_left: float = Field(description="In which it can be taken back.", examples=[600])
+
+
+class Undeleted(Shape):
+    """The jobs that are there again."""
+
+    job_ids: Sequence[int] = Field(examples=[[12]])
 
 
 class Extended(Status):

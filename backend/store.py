@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Update,
     and_,
     create_engine,
+    delete,
     event,
     func,
     or_,
@@ -34,6 +35,7 @@ from backend.models import (
     Event,
     Failure,
     FailureKind,
+    Gone,
     Job,
     JobStatus,
     RequestKind,
@@ -78,6 +80,9 @@ _SORTS: Final[Mapping[str, Any]] = {
 
 _THERE: Final = col(Job.deleted_at).is_(None)
 """Not deleted."""
+FOR_GOOD: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""The moment of a deletion that cannot be taken back; its files may be half gone."""
+
 _DELETED_IDS: Final = select(Job.id).where(~_THERE)
 _IS_THERE: Final = col(Failure.job_id).not_in(_DELETED_IDS)
 """The job of a failure is."""
@@ -194,7 +199,8 @@ class Store:
     def _add(self, session: Session, job: Job, message: str) -> int:
         if job.id is None:
             newest = session.exec(select(func.max(col(Job.id)))).one() or 0
-            job.id = max(newest + 1, self._first_id)
+            gone = session.exec(select(func.max(col(Gone.job_id)))).one() or 0
+            job.id = max(newest + 1, gone + 1, self._first_id)
         session.add(job)
         session.flush()
         session.add(Event(job_id=job.id, to_status=JobStatus.QUEUED, message=message))
@@ -223,12 +229,15 @@ class Store:
     ) -> Found:
         """Jobs by state and by a search, as `backend.search` reads it."""
         wanted = _wanted(statuses, text)
-        order = _order(sort, descending)
         # SQLite sorts whole rows; of jobs that are not on the page it sorts nothing but the ids.
-        page = select(Job.id).where(*wanted).order_by(*order).limit(limit).offset(offset)
+        found = select(Job.id).where(*wanted).order_by(*_order(sort, descending))
         with self._read() as session:
-            total = session.exec(select(func.count()).select_from(Job).where(*wanted)).one()
-            ids = session.exec(page).all()
+            if text.strip():  # to look through the texts and the JSON once is enough
+                ids = session.exec(found).all()
+                total, ids = len(ids), ids[offset : offset + limit]
+            else:
+                total = session.exec(select(func.count()).select_from(Job).where(*wanted)).one()
+                ids = session.exec(found.limit(limit).offset(offset)).all()
             jobs = session.exec(select(Job).where(col(Job.id).in_(ids))).all()
         by_id = {job.id: job for job in jobs}
         return Found([by_id[job_id] for job_id in ids if job_id in by_id], total)
@@ -442,6 +451,78 @@ class Store:
         )
         with self._write() as session:
             session.execute(statement)
+
+    def label(self, job_id: int, **values: Any) -> bool:
+        """Write what a reader says of a job: name, tags, note, star; False where it is gone."""
+        statement = update(Job).where(col(Job.id) == job_id, _THERE).values(**values)
+        with self._write() as session:
+            return bool(session.execute(statement).rowcount)  # type: ignore[attr-defined]
+
+    # Deleted jobs
+
+    def delete(self, job_ids: Collection[int], at: datetime) -> Sequence[int]:
+        """Delete those of these jobs that have ended, all at once; return which."""
+        ended = [status for status in JobStatus if status.ended]
+        chosen = col(Job.id).in_(job_ids), col(Job.status).in_(ended), _THERE
+        with self._write() as session:
+            ids = [i for i in session.exec(select(Job.id).where(*chosen)).all() if i is not None]
+            session.execute(update(Job).where(col(Job.id).in_(ids)).values(deleted_at=at))
+        return ids
+
+    def undelete(self, job_ids: Collection[int], since: datetime) -> Sequence[int]:
+        """Take back what was deleted after that moment; return which jobs are there again."""
+        chosen = col(Job.id).in_(job_ids), col(Job.deleted_at) > since
+        with self._write() as session:
+            ids = [i for i in session.exec(select(Job.id).where(*chosen)).all() if i is not None]
+            session.execute(update(Job).where(col(Job.id).in_(ids)).values(deleted_at=None))
+        return ids
+
+    def deleted(self) -> Sequence[tuple[int, datetime]]:
+        """The jobs whose rows are still there, with the moment of their deletion, newest first."""
+        query = select(Job.id, Job.deleted_at).where(~_THERE)
+        with self._read() as session:
+            rows = session.exec(query.order_by(col(Job.deleted_at).desc(), col(Job.id))).all()
+        return [(job_id, at) for job_id, at in rows if job_id is not None and at is not None]
+
+    def give_up(self, job_ids: Collection[int]) -> None:
+        """Have deleted jobs be so for good: nobody can take them back any more."""
+        statement = update(Job).where(col(Job.id).in_(job_ids), ~_THERE)
+        with self._write() as session:
+            session.execute(statement.values(deleted_at=FOR_GOOD))
+
+    def forget(self, job_id: int) -> None:
+        """Remove the row of a job that is deleted for good, with all that goes with it. Jobs that
+        were its retries stay, and their timelines say what they were."""
+        with self._write() as session:
+            job = session.get(Job, job_id)
+            if job is None or job.deleted_at != FOR_GOOD:
+                return
+            children = select(Job.id).where(col(Job.parent_id) == job_id)
+            for child in session.exec(children).all():
+                assert child is not None
+                said = f"Job {job_id}, of which this is a retry, was deleted"
+                session.add(Event(job_id=child, message=said))
+            session.execute(update(Job).where(col(Job.parent_id) == job_id).values(parent_id=None))
+            for table in (Event, Failure, Cleanup):
+                session.execute(delete(table).where(col(table.job_id) == job_id))
+            session.execute(delete(Job).where(col(Job.id) == job_id))
+            session.merge(Gone(job_id=job_id))  # it is there of a job that was found running since
+
+    def continued_by(self) -> Mapping[int, int]:
+        """The jobs from whose checkpoints one begins that has not ended, and which that is."""
+        live = [status for status in JobStatus if not status.ended]
+        query = select(Job.id, Job.continues_id).where(
+            col(Job.continues_id).is_not(None), col(Job.status).in_(live)
+        )
+        found: dict[int, int] = {}
+        with self._read() as session:
+            for child, ancestor in session.exec(query).all():
+                while ancestor is not None and ancestor not in found:
+                    assert child is not None
+                    found[ancestor] = child
+                    job = session.get(Job, ancestor)
+                    ancestor = job.continues_id if job else None
+        return found
 
     # What goes with a job
 

@@ -66,6 +66,9 @@ class JobView:
     max_retries: int = 0  # automatic ones
     retry_number: int = 0  # how many automatic retries led to it
     starts_after: datetime | None = None  # an automatic retry waits until then
+    tags: Sequence[str] = ()
+    note: str = ""
+    starred: bool = False
 
 
 @dataclass(frozen=True)
