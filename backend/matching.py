@@ -1,8 +1,5 @@
 """Search conditions as SQLite has them. What a reader typed is in bound parameters only."""
 
-import functools
-import itertools
-import json
 import math
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -11,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, case, exists, false, func, literal, not_, or_, select
 from sqlmodel import col
 
-from backend.curve import LONG_NAMES
+from backend.arguments import argument, spellings
 from backend.models import Job, JobStatus
 from backend.search import (
     Compared,
@@ -56,9 +53,6 @@ FIGURES: Final = frozenset((
 ))  # fmt: skip
 """What `progress.Reading` knows by its own name; whatever else a job reports is in its `extra`."""
 
-MAX_KEPT: Final = 2000
-"""Characters of parameters that are kept read."""
-
 _COLUMNS: Final[Mapping[str, Any]] = {"id": col(Job.id), "gpus": col(Job.gpus)}
 
 
@@ -93,65 +87,15 @@ def _extract(column: Any, path: str) -> Any:
     return func.json_extract(col(column), path)
 
 
-@functools.lru_cache(256)
-def _spellings(name: str) -> tuple[str, ...]:
-    """All names that a script's argument may have, which is meant by this one."""
-    long = long_name(name)
-    short = [s for s, meant in LONG_NAMES.items() if meant == long]
-    return tuple(dict.fromkeys(spelled.replace("_", "-") for spelled in (name, long, *short)))
-
-
 def _may_hold(name: str) -> ColumnElement[bool]:
     """Whether a script's parameters can hold such an argument at all: a quick look at the text."""
-    parts = {max(spelled.split("-"), key=len) for spelled in _spellings(name)}
+    parts = {max(spelled.split("-"), key=len) for spelled in spellings(name)}
     return or_(*(func.instr(col(Job.params), part) > 0 for part in sorted(parts)))
 
 
 def register(connection: sqlite3.Connection) -> None:
     """Give a connection the function that `value_of` needs."""
     connection.create_function("signalbox_argument", 2, argument, deterministic=True)
-
-
-def argument(params: str, name: str) -> float | str | None:
-    """The value that a script is given for a name: of `--lr 3e-4`, `--lr=3e-4`, `lr=3e-4`; 1 for
-    an option without a value. Never raises.
-
-    Args:
-        params: a script's parameters, as JSON.
-    """
-    short = len(params) <= MAX_KEPT
-    given = _kept_arguments(params) if short else _arguments(params)
-    return next((given[s] for s in _spellings(name) if s in given), None)
-
-
-def _arguments(params: str) -> dict[str, float | str]:
-    try:
-        args = [str(arg) for arg in json.loads(params).get("args") or ()]
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        return {}
-    found: dict[str, float | str] = {}
-    for given, following in itertools.pairwise([*args, ""]):
-        key, has_value, value = given.lstrip("-").partition("=")
-        if not has_value:
-            if not given.startswith("-"):
-                continue
-            alone = not following or (following.startswith("-") and _number(following) is None)
-            value = "1" if alone else following
-        number = _number(value)
-        found[key.replace("_", "-")] = value if number is None else number
-    return found
-
-
-_kept_arguments = functools.lru_cache(16_384)(_arguments)
-"""Each search looks at those of all jobs again."""
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _condition(condition: Condition) -> ColumnElement[bool]:

@@ -27,6 +27,7 @@ LAYERS = [
     {"curve_index"},
     {"bins"},
     {"matching"},
+    {"arguments"},
     {"search"},
     {"schema", "curve", "kernel", "news"},
     {"models", "recipes", "paths", "mask", "memory_kills"},

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend import matching, progress
+from backend import arguments, matching, progress
 from backend.models import FailureKind, Job, JobStatus, utc_now
 from backend.search import (
     MAX_CONDITIONS,
@@ -25,8 +25,8 @@ from backend.store import Store
 
 PIECES: Final = (
     'lr', '>', '<=', '!=', '=', '"', "-", "tag:", "is:", "status:", "starred", "failed", "12",
-    "#12", "job", "duration", "1h30m", "3e-4", "inf", "nan", "1e999", "\0", "\udc80", "%", "_", "/", "'",
-    ";",     "é", " ", "name:", "$.x", "]", "a.b", "9" * 30, "age>", "timeout",
+    "#12", "job", "duration", "1h30m", "3e-4", "inf", "nan", "1e999", "\0", "\udc80", "%", "_", "/",
+    "'", ";", "é", " ", "name:", "$.x", "]", "a.b", "9" * 30, "age>", "timeout",
 )  # fmt: skip
 TEXTS: Final = st.one_of(
     st.text(max_size=60), st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
@@ -216,7 +216,7 @@ def test_no_text_makes_a_search_raise(store: Store, text: str) -> None:
 
 @given(st.one_of(st.text(), st.lists(st.text(max_size=20)).map(str)), st.text(max_size=20))
 def test_no_parameters_make_the_look_at_arguments_raise(params: str, name: str) -> None:
-    assert isinstance(matching.argument(params, name), float | str | None)
+    assert isinstance(arguments.argument(params, name), float | str | None)
 
 
 def test_the_figures_are_those_that_a_reading_has() -> None:

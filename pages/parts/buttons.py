@@ -25,6 +25,7 @@ HINT_WIDTH: Final = 108
 """The same on the job's own page, where the key for it stands in it. [style.css]"""
 RETRY_WIDTH: Final = 92
 
+WHAT_KILL_DOES: Final = "It was asked to stop and may be saving; this kills it at once"
 NOT_QUEUED: Final = "It was not queued"
 CANNOT_PAUSE: Final = (
     "This script has never said that it can pause: it is asked, and goes on if it does not stop by "
@@ -35,11 +36,11 @@ CANNOT_PAUSE: Final = (
 def cancel_button(job: JobView, place: str) -> None:
     """The first press asks, and the job may save; then another button is there, which kills."""
     cancel = runtime.service().cancel
-    if _is_cancelled_for_a_while(job):
+    if is_cancelled_for_a_while(job):
         st.button(
             "Kill now",
             key=f"kill-{place}-{job.job_id}",
-            help="It was asked to stop and may be saving; this kills it at once",
+            help=WHAT_KILL_DOES,
             width=HINT_WIDTH if place == "job" else WIDTH,
             on_click=_acting(job, place, "It was not killed", lambda: cancel(job.job_id, now=True)),
         )
@@ -54,7 +55,8 @@ def cancel_button(job: JobView, place: str) -> None:
         )
 
 
-def _is_cancelled_for_a_while(job: JobView) -> bool:
+def is_cancelled_for_a_while(job: JobView) -> bool:
+    """Whether "Kill now" may take the place of Cancel."""
     seen = f"cancelling-{job.job_id}"
     if job.status != JobStatus.RUNNING or job.requested != RequestKind.CANCELLING:
         st.session_state.pop(seen, None)

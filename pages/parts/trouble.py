@@ -12,6 +12,8 @@ from pages.parts import formats
 
 REFUSED: Final = "refused"
 PAGE: Final = "page-shown"
+VISIT: Final = "visit"
+"""How many pages this browser has turned to."""
 AGAIN_SECONDS: Final = 2
 
 
@@ -27,6 +29,7 @@ def run_page(run: Callable[[], None], name: str) -> None:
     """Run a page; where it cannot be read say so, and run it again until it can."""
     if st.session_state.get(PAGE) != name:
         st.session_state[PAGE] = name
+        st.session_state[VISIT] = st.session_state.get(VISIT, 0) + 1
         st.session_state.pop(REFUSED, None)
     try:
         run()

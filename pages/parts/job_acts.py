@@ -1,0 +1,211 @@
+"""What is done by a click in the table of jobs, and what is asked and said of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import streamlit as st
+from streamlit.errors import StreamlitAPIException
+
+from backend import runtime
+from backend.labels import LabelError
+from backend.search import NAME
+from backend.service import UnknownJobError
+from pages.parts import formats, job_table, trouble
+from pages.parts.live import go_to_job
+
+SPOT: Final = "jobs"
+ASK: Final = "jobs-shown-anew"
+DELETE: Final = "jobs-to-delete"
+COMPARE: Final = "jobs-to-compare"
+LEFT_OUT: Final = "jobs-left-out"
+MAX_ACTED: Final = 1000
+MAX_COMPARED: Final = 100
+
+
+def clicked() -> None:
+    """The callback of the table."""
+    event = st.session_state[job_table.KEY].get("act")
+    if isinstance(event, Mapping):
+        do(event)
+
+
+def do(event: Mapping[str, Any]) -> None:
+    """Do what a click asks for: `{"do": "star", "ids": [12], "starred": true}`."""
+    raw = event.get("ids") or [event.get("id")]
+    ids = [int(i) for i in raw if isinstance(i, int | float)][:MAX_ACTED]
+    st.session_state.pop(LEFT_OUT, None)
+    match event.get("do"):
+        case "go":
+            go_to_job(ids[0])
+        case "sort" if NAME.fullmatch(str(event.get("key"))):
+            _address(sort=f"{'-' if event.get('descending') else ''}{event['key']}", page=None)
+        case "page":
+            _address(page=str(int(event.get("page") or 1)))
+        case "cols":
+            keys = [key for key in event.get("keys") or () if NAME.fullmatch(str(key))]
+            usual = tuple(keys) == job_table.DEFAULT
+            _address(cols=None if usual else ",".join(keys) or "recipe")
+        case "show":
+            st.session_state[ASK] = True
+            _address(page=None)
+        case "delete":
+            st.session_state[DELETE] = ids
+            st.rerun()
+        case "compare":
+            st.session_state[COMPARE] = ids[:MAX_COMPARED]
+            st.rerun()
+        case "star":
+            starred = bool(event.get("starred"))
+            _each(ids, "Not all got their star", lambda i: runtime.service().star(i, starred))
+        case "tag":
+            _each(ids, "Not all were tagged", _tagging(event))
+        case "cancel" | "kill" | "pause" | "resume" as verb:
+            title, act = _ACTS[verb]
+            _each(ids, title, act)
+
+
+_ACTS: Final[Mapping[str, tuple[str, Callable[[int], object]]]] = {
+    "cancel": ("It was not cancelled", lambda i: runtime.service().cancel(i)),
+    "kill": ("It was not killed", lambda i: runtime.service().cancel(i, now=True)),
+    "pause": ("It was not paused", lambda i: runtime.service().pause(i)),
+    "resume": ("It was not resumed", lambda i: runtime.service().resume(i)),
+}
+
+
+def _each(ids: Sequence[int], title: str, act: Callable[[int], object]) -> None:
+    def all_of_them() -> None:
+        for job_id in ids:
+            with suppress(UnknownJobError):
+                act(job_id)
+
+    try:
+        trouble.acting(SPOT, title, all_of_them)()
+    except LabelError as error:
+        trouble.refuse(SPOT, title, str(error))
+
+
+def _tagging(event: Mapping[str, Any]) -> Callable[[int], None]:
+    tag, remove = str(event.get("tag") or ""), bool(event.get("remove"))
+
+    def act(job_id: int) -> None:
+        service = runtime.service()
+        kept = [t for t in service.job(job_id).tags if t.casefold() != tag.strip().casefold()]
+        service.set_tags(job_id, kept if remove else [*kept, tag])
+
+    return act
+
+
+def _address(**values: str | None) -> None:
+    """Write choices into the address; None: as it is without."""
+    for name, value in values.items():
+        if value is None:
+            st.query_params.pop(name, None)
+        else:
+            st.query_params[name] = value
+
+
+# What needs the whole page
+
+
+def turn() -> None:
+    """Go to the comparison that a click asked for, if one did."""
+    ids = st.session_state.pop(COMPARE, None)
+    if ids:
+        with suppress(StreamlitAPIException):
+            st.switch_page("compare.py", query_params={"ids": ",".join(map(str, ids))})
+        trouble.refuse(SPOT, "They cannot be compared here", "This server has no such page.")
+
+
+def ask() -> None:
+    """The question before a deletion, if one was asked for."""
+    ids = st.session_state.get(DELETE)
+    if ids:
+        _sure(ids)
+
+
+def _answered() -> None:
+    st.session_state.pop(DELETE, None)
+
+
+@st.dialog("Delete jobs", icon=":material/delete:", on_dismiss=_answered)
+def _sure(ids: Sequence[int]) -> None:
+    service = runtime.service()
+    ended = [job.job_id for job in service.these(ids) if job.status.ended]
+    measured = service.bytes_of(ended)
+    size = ("" if measured.whole else "at least ") + formats.size(measured.bytes)
+    if not ended:
+        st.text("None of them has ended. Cancel them first.")
+    else:
+        st.markdown(f"Delete **{formats.some(len(ended), 'job')}** and **{size}** of files?")
+        st.caption(
+            "Their rows, logs, curves and checkpoints go. For 10 minutes they can be taken back; "
+            "the room on the disk is free after that."
+        )
+    left = len(set(ids)) - len(ended)
+    if ended and left:
+        st.caption(f"{formats.some(left, 'job')} of the selection has not ended and stays.")
+    with st.container(horizontal=True, horizontal_alignment="right"):
+        if st.button("Keep", key="delete-no", on_click=_answered):
+            st.rerun()
+        if ended and st.button(
+            f"Delete {formats.some(len(ended), 'job')}",
+            key="delete-yes",
+            type="primary",
+            on_click=trouble.acting(SPOT, "Nothing was deleted", lambda: delete(ended)),
+        ):
+            st.rerun()
+
+
+def delete(ids: Sequence[int]) -> None:
+    """Delete jobs; those that were left out are named by `deletions`."""
+    _answered()
+    try:
+        done = runtime.service().delete(ids)
+    except UnknownJobError:  # somebody else was quicker with some of them
+        done = runtime.service().delete([job.job_id for job in runtime.service().these(ids)])
+    st.session_state[ASK] = True
+    if done.left_out:
+        st.session_state[LEFT_OUT] = " ".join(
+            f"Job {job_id} was left out: {why}." for job_id, why in done.left_out.items()
+        )
+
+
+def deletions() -> None:
+    """What was deleted and can be taken back, each with the button for it."""
+    if said := st.session_state.get(LEFT_OUT):
+        st.warning(formats.escape(said, 500), icon=":material/info:")
+    for deletion in runtime.service().deletions():
+        key = f"{deletion.at:%H%M%S%f}"
+        jobs = formats.some(len(deletion.job_ids), "job")
+        size = ("" if deletion.whole else "at least ") + formats.size(deletion.bytes)
+        with st.container(
+            horizontal=True, vertical_alignment="center", border=True, key=f"deletion-{key}"
+        ):
+            with st.container(width="stretch"):
+                st.markdown(
+                    f":material/delete: {jobs} deleted. {size} are free in "
+                    f"{formats.roughly(max(1.0, deletion.seconds_left))}."
+                )
+            st.button(
+                "Undo",
+                key=f"undo-{key}",
+                icon=":material/undo:",
+                on_click=trouble.acting(SPOT, "It was not taken back", lambda ids: undo(ids)),
+                args=(deletion.job_ids,),
+            )
+            st.button(
+                "Free it now",
+                key=f"free-{key}",
+                help="Remove the files at once; this cannot be undone",
+                on_click=trouble.acting(
+                    SPOT, "It was not freed", runtime.service().delete_for_good
+                ),
+                args=(deletion.job_ids,),
+            )
+
+
+def undo(ids: Sequence[int]) -> None:
+    """Take a deletion back."""
+    runtime.service().undelete(ids)
+    st.session_state[ASK] = True
