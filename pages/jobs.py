@@ -1,18 +1,15 @@
 """All jobs: search, filter, sort, and what can be done with one or with many."""
 
-from dataclasses import dataclass, replace
-
 import streamlit as st
 
 from backend import runtime
 from backend.models import JobStatus
-from backend.search import NAME, parse
-from backend.views import JobFilter, JobView
+from backend.search import parse
+from backend.views import JobFilter
 from pages.parts import buttons, cards, formats, job_acts, job_table, trouble
+from pages.parts.job_question import ROWS, read, shown, wanted, write
 from pages.parts.live import live
 
-ROWS = 50
-SHOWN = "jobs-shown"
 EXAMPLES = {
     "lr>0.001 failed": "failed jobs with a learning rate above 0.001",
     'recipe:digits "two words"': "a recipe, and words that stand together",
@@ -20,16 +17,6 @@ EXAMPLES = {
     "best<0.05 epochs>=10": "the best held-out loss, and a parameter",
     "timeout duration>1h": "jobs that timed out after more than an hour",
 }
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Which jobs are on the page, in which order: they stay until the reader asks for others."""
-
-    asked: tuple[object, ...]
-    ids: tuple[int, ...]
-    total: int
-    newest: int
 
 
 def search() -> tuple[str, frozenset[JobStatus]]:
@@ -62,36 +49,7 @@ def search() -> tuple[str, frozenset[JobStatus]]:
 
 
 def from_the_first_page() -> None:
-    st.query_params.pop("page", None)
-
-
-def wanted(text: str, states: frozenset[JobStatus]) -> JobFilter:
-    """What the address asks for; what makes no sense in it is as if it were not there."""
-    sort = st.query_params.get("sort", "-id")
-    key = sort.removeprefix("-")
-    if not NAME.fullmatch(key):
-        sort, key = "-id", "id"
-    page = st.query_params.get("page", "1")
-    number = int(page) if page.isascii() and page.isdecimal() and len(page) < 9 else 1
-    return JobFilter(states, text, key, sort.startswith("-"), ROWS, ROWS * (max(1, number) - 1))
-
-
-def shown(asked: JobFilter) -> tuple[Shown, list[JobView]]:
-    """The jobs on the page as they are now; asked for anew when the reader did something."""
-    service = runtime.service()
-    question = (*vars(asked).values(), st.session_state.get(trouble.VISIT))
-    kept: Shown | None = st.session_state.get(SHOWN)
-    anew = st.session_state.pop(job_acts.ASK, False)
-    if kept is not None and kept.asked == question and not anew:
-        return kept, list(service.these(kept.ids))
-    newest = service.newest_id()
-    found = service.jobs(asked)
-    if found.total and not found.jobs:  # a page behind the last one
-        last = ROWS * ((found.total - 1) // ROWS)
-        found = service.jobs(replace(asked, offset=last))
-    kept = Shown(question, tuple(job.job_id for job in found.jobs), found.total, newest)
-    st.session_state[SHOWN] = kept
-    return kept, list(found.jobs)
+    write(page=None)
 
 
 def listing(asked: JobFilter) -> bool:
@@ -107,7 +65,7 @@ def listing(asked: JobFilter) -> bool:
         return False
     pages = max(1, -(-kept.total // ROWS))
     page = min(pages, asked.offset // ROWS + 1)
-    columns = job_table.chosen(st.query_params.get("cols", ""))
+    columns = job_table.chosen(read().get("cols", ""))
     killable = {job.job_id for job in jobs if buttons.is_cancelled_for_a_while(job)}
     zone = formats.zone(st.context.timezone)
     data = {

@@ -11,11 +11,10 @@ from backend import runtime
 from backend.labels import LabelError
 from backend.search import NAME
 from backend.service import UnknownJobError
-from pages.parts import formats, job_table, trouble
+from pages.parts import formats, job_question, job_table, trouble
 from pages.parts.live import go_to_job
 
 SPOT: Final = "jobs"
-ASK: Final = "jobs-shown-anew"
 DELETE: Final = "jobs-to-delete"
 COMPARE: Final = "jobs-to-compare"
 LEFT_OUT: Final = "jobs-left-out"
@@ -39,16 +38,18 @@ def do(event: Mapping[str, Any]) -> None:
         case "go":
             go_to_job(ids[0])
         case "sort" if NAME.fullmatch(str(event.get("key"))):
-            _address(sort=f"{'-' if event.get('descending') else ''}{event['key']}", page=None)
+            job_question.write(
+                sort=f"{'-' if event.get('descending') else ''}{event['key']}", page=None
+            )
         case "page":
-            _address(page=str(int(event.get("page") or 1)))
+            job_question.write(page=str(int(event.get("page") or 1)))
         case "cols":
             keys = [key for key in event.get("keys") or () if NAME.fullmatch(str(key))]
             usual = tuple(keys) == job_table.DEFAULT
-            _address(cols=None if usual else ",".join(keys) or "recipe")
+            job_question.write(cols=None if usual else ",".join(keys) or "recipe")
         case "show":
-            st.session_state[ASK] = True
-            _address(page=None)
+            job_question.ask_anew()
+            job_question.write(page=None)
         case "delete":
             st.session_state[DELETE] = ids
             st.rerun()
@@ -96,15 +97,6 @@ def _tagging(event: Mapping[str, Any]) -> Callable[[int], None]:
     return act
 
 
-def _address(**values: str | None) -> None:
-    """Write choices into the address; None: as it is without."""
-    for name, value in values.items():
-        if value is None:
-            st.query_params.pop(name, None)
-        else:
-            st.query_params[name] = value
-
-
 # What needs the whole page
 
 
@@ -146,25 +138,32 @@ def _sure(ids: Sequence[int]) -> None:
     if ended and left:
         st.caption(f"{formats.some(left, 'job')} of the selection has not ended and stays.")
     with st.container(horizontal=True, horizontal_alignment="right"):
-        if st.button("Keep", key="delete-no", on_click=_answered):
-            st.rerun()
-        if ended and st.button(
-            f"Delete {formats.some(len(ended), 'job')}",
-            key="delete-yes",
-            type="primary",
-            on_click=trouble.acting(SPOT, "Nothing was deleted", lambda: delete(ended)),
-        ):
-            st.rerun()
+        st.button("Keep", key="delete-no", on_click=_answer, args=((),))
+        if ended:
+            st.button(
+                f"Delete {formats.some(len(ended), 'job')}",
+                key="delete-yes",
+                type="primary",
+                on_click=_answer,
+                args=(ended,),
+            )
+
+
+def _answer(ids: Sequence[int]) -> None:
+    """From a button of the question: do it, and run the whole page without the question."""
+    _answered()
+    if ids:
+        trouble.acting(SPOT, "Nothing was deleted", lambda: delete(ids))()
+    st.rerun()
 
 
 def delete(ids: Sequence[int]) -> None:
     """Delete jobs; those that were left out are named by `deletions`."""
-    _answered()
     try:
         done = runtime.service().delete(ids)
     except UnknownJobError:  # somebody else was quicker with some of them
         done = runtime.service().delete([job.job_id for job in runtime.service().these(ids)])
-    st.session_state[ASK] = True
+    job_question.ask_anew()
     if done.left_out:
         st.session_state[LEFT_OUT] = " ".join(
             f"Job {job_id} was left out: {why}." for job_id, why in done.left_out.items()
@@ -208,4 +207,4 @@ def deletions() -> None:
 def undo(ids: Sequence[int]) -> None:
     """Take a deletion back."""
     runtime.service().undelete(ids)
-    st.session_state[ASK] = True
+    job_question.ask_anew()

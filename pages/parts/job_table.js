@@ -31,6 +31,8 @@ function button(label, act, name = "") {
   return element
 }
 
+const ICONS = { pause: "pause", resume: "play_arrow" } // of buttons that would be too wide with their words
+
 const say = (element, text) => { if (element.textContent !== text) element.textContent = text }
 const mark = (element, name, value) => {
   if (value === null) element.removeAttribute(name)
@@ -483,10 +485,10 @@ class Table {
       row.actsShown = shape
       const focused = row.acts.contains(document.activeElement)
       row.acts.replaceChildren(...data.acts.map((act) => {
-        const one = button(act.label, () => {
+        const one = button(ICONS[act.do] ? "" : act.label, () => {
           one.disabled = true // until the next update: a double click asks once
           this.act(act.do, { ids: [data.id] })
-        })
+        }, ICONS[act.do])
         return one
       }))
       if (focused) (row.acts.querySelector("button") ?? row.link).focus()
@@ -494,7 +496,7 @@ class Table {
     data.acts.forEach((act, place) => {
       const one = row.acts.children[place]
       one.disabled = Boolean(act.off)
-      mark(one, "title", act.help)
+      mark(one, "title", ICONS[act.do] ? `${act.label}. ${act.help}` : act.help)
       mark(one, "aria-label", `${act.label} job ${data.id}`)
     })
   }

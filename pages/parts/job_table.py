@@ -57,7 +57,7 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "progress": Column("Progress", _progress, "progress", True),
     "loss": Column("Train loss", _figure(lambda job: job.loss), "loss", True),
     "eval_loss": Column("Held-out", _figure(lambda job: job.eval_loss), "eval_loss", True),
-    "best": Column("Best held-out", _figure(lambda job: job.best_eval_loss), "best", True),
+    "best": Column("Best", _figure(lambda job: job.best_eval_loss), "best", True),
     "rate": Column("Samples/s", _figure(lambda job: job.samples_per_second), "rate", True),
     "duration": Column(
         "Duration",
@@ -72,7 +72,7 @@ COLUMNS: Final[Mapping[str, Column]] = {
 }
 """Those that every job may have, by the name that the address has for them."""
 
-DEFAULT: Final = ("recipe", "progress", "loss", "best", "duration", "submitted")
+DEFAULT: Final = ("progress", "loss", "best", "duration", "submitted")
 SORTS: Final = frozenset(
     {"id", "name", "status", "starred", *(c.sort for c in COLUMNS.values() if c.sort)}
 )
