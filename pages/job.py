@@ -15,6 +15,7 @@ from pages.parts import (
     failure,
     formats,
     heading,
+    remarks,
     usage,
     whereabouts,
 )
@@ -103,6 +104,7 @@ def notes(job: JobView) -> None:
 
 
 job = asked_for()
+remarks.deleting()
 if job is None:
     unknown()
 else:

@@ -7,7 +7,7 @@ import streamlit as st
 from backend import runtime, stall
 from backend.models import JobStatus, RequestKind
 from backend.views import JobView
-from pages.parts import buttons, cards, checkpoints, formats, times, trouble
+from pages.parts import buttons, cards, checkpoints, formats, remarks, times, trouble
 
 RETRIES: Final = 3
 """The newest ones have a link each."""
@@ -22,7 +22,7 @@ def heading(job: JobView) -> None:
         horizontal=True, vertical_alignment="center", key=f"heading-{job.job_id}", gap="small"
     ):
         with st.container(width="stretch"):
-            st.title(formats.escape(job.name) or f"Job {job.job_id}", anchor=False)
+            remarks.name(job)
         with st.container(
             width="content", horizontal=True, horizontal_alignment="right", gap="small", wrap=False
         ):
@@ -50,6 +50,7 @@ def heading(job: JobView) -> None:
             else:
                 st.space(1)
     trouble.said(f"job-{job.job_id}")
+    remarks.line(job)
     links(job)
 
 

@@ -16,6 +16,7 @@ from pages.parts.live import go_to_job
 
 SPOT: Final = "jobs"
 DELETE: Final = "jobs-to-delete"
+DELETED: Final = "jobs-were-deleted"
 COMPARE: Final = "jobs-to-compare"
 LEFT_OUT: Final = "jobs-left-out"
 MAX_ACTED: Final = 1000
@@ -102,6 +103,7 @@ def _tagging(event: Mapping[str, Any]) -> Callable[[int], None]:
 
 def turn() -> None:
     """Go to the comparison that a click asked for, if one did."""
+    st.session_state.pop(DELETED, None)
     ids = st.session_state.pop(COMPARE, None)
     if ids:
         with suppress(StreamlitAPIException):
@@ -154,6 +156,7 @@ def _answer(ids: Sequence[int]) -> None:
     _answered()
     if ids:
         trouble.acting(SPOT, "Nothing was deleted", lambda: delete(ids))()
+        st.session_state[DELETED] = True
     st.rerun()
 
 

@@ -432,6 +432,7 @@ class Table {
     if (row.text === text) return this.updateActs(row, data)
     row.text = text
     row.data = data
+    row.tr.classList.toggle("sb-live", data.live)
     mark(row.box, "aria-label", `Select job ${data.id}`)
     mark(row.star, "aria-label", `Star job ${data.id}`)
     mark(row.star, "aria-pressed", data.starred)
