@@ -44,7 +44,7 @@ def line(job: JobView) -> None:
         st.button(
             "Starred" if job.starred else "Star",
             key=f"star-{job.job_id}",
-            icon=":material/star:" if job.starred else ":material/star_outline:",
+            icon=":material/star:",
             type="tertiary",
             on_click=_writing(job, lambda: service.star(job.job_id, not job.starred)),
         )

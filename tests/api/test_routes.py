@@ -279,6 +279,56 @@ def test_jobs_are_filtered_and_paged(client: httpx.Client, started: Started) -> 
     assert {job["status"] for job in running["jobs"]} <= {"running", "queued"}
 
 
+def test_jobs_are_searched_and_sorted(client: httpx.Client, started: Started) -> None:
+    ids = [started("pass", args=["--lr", lr], name=f"searched {lr}") for lr in ("0.1", "3e-4")]
+    wait_for(client, ids[1], "completed", "failed")
+    found = client.get("/api/training/jobs", params={"q": "searched lr>0.001 -nothing what>x"})
+    assert [job["job_id"] for job in found.json()["jobs"]] == [ids[0]]
+    assert found.json()["problems"] == ["what>x compares with no number; write it as what>0.001."]
+    for descending in (True, False):
+        query = {"q": "searched", "sort": "lr", "descending": descending}
+        listed = client.get("/api/training/jobs", params=query).json()["jobs"]
+        assert [job["job_id"] for job in listed] == (ids if descending else ids[::-1])
+
+
+def test_jobs_are_labelled(client: httpx.Client, started: Started) -> None:
+    job_id = started("pass")
+    body = {"name": "named", "tags": ["paper", "Paper"], "note": "why", "starred": True}
+    answer = client.patch(f"/api/training/{job_id}", json=body)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert (found["name"], found["tags"], found["note"], found["starred"]) == (
+        "named", ["paper"], "why", True,
+    )  # fmt: skip
+    found = client.patch(f"/api/training/{job_id}", json={"note": ""}).json()
+    assert (found["name"], found["note"], found["starred"]) == ("named", "", True)
+    answer = client.patch(f"/api/training/{job_id}", json={"tags": [1], "colour": "red"})
+    assert answer.status_code == 422
+    assert {problem["field"] for problem in answer.json()["problems"]} == {"tags.0", "colour"}
+    assert client.patch(f"/api/training/{job_id}", json={"name": "  "}).status_code == 422
+    assert client.patch("/api/training/999999", json={"starred": True}).status_code == 404
+    assert client.patch(f"/api/training/{job_id}", content=b"{").status_code == 415
+
+
+def test_jobs_are_deleted_and_taken_back(client: httpx.Client, started: Started) -> None:
+    ended, lives = started("print('done')"), started()
+    wait_for(client, ended, "completed")
+    wait_for(client, lives, "running")
+    answer = client.post("/api/training/delete", json={"job_ids": [ended, lives]})
+    assert answer.status_code == 200, answer.text
+    done = answer.json()
+    assert done["job_ids"] == [ended]
+    assert done["left_out"] == {str(lives): "it has not ended"}
+    assert done["bytes"] > 0
+    assert 0 < done["seconds_left"] <= 600
+    assert client.get(f"/api/training/status/{ended}").status_code == 404
+    assert client.post("/api/training/delete", json={"job_ids": [ended]}).status_code == 404
+    assert client.post("/api/training/delete", json={"job_ids": []}).status_code == 422
+    answer = client.post("/api/training/undelete", json={"job_ids": [ended, lives]})
+    assert answer.json() == {"job_ids": [ended]}
+    assert status(client, ended)["status"] == "completed"
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [("limit=0", "limit"), ("limit=1001", "limit"), ("limit=x", "limit"), ("offset=-1", "offset"),

@@ -219,7 +219,7 @@ def test_the_time_that_a_job_was_paused_is_not_counted(rows: Rows, open_page: Op
     job_id = rows.runs(paused_seconds=60)
     rows.store.change(job_id, JobStatus.RUNNING, JobStatus.COMPLETED, "Ended")
     assert "ran 1 min 0 s" in words(job_page(open_page, job_id))
-    assert "ran 1 min 0 s" in words(open_page("jobs"))
+    assert "| 1 min 0 s |" in words(open_page("jobs"))
 
 
 def test_checkpoints_are_listed_newest_first_and_can_be_downloaded(

@@ -89,8 +89,8 @@ def test_what_was_typed_and_chosen_outlives_a_database_that_cannot_be_read(
     (epochs,) = [field for field in form.text_input if field.label == "Epochs"]
     assert epochs.value == "7"
     assert jobs.text_input(key="q").value == "number"
-    assert "60 jobs, 1 to 25 shown" in words(jobs)
-    assert "26 to 50 shown" in words(second)
+    assert "60 jobs, 1 to 50 shown" in words(jobs)
+    assert "51 to 61 shown" in words(second)
     assert failures.pills[0].value == "crashed"
 
 
