@@ -2,7 +2,7 @@
 
     python -m tests.bench            # all of them
     python -m tests.bench latency    # one: latency, cancel, tree, overhead, log, idle, start, soak,
-                                    # api, checkpoint
+                                    # api, checkpoint, table
     python -m tests.bench curves     # beside other tools, which it installs; see --help
 
 Each line gives the measured figure, the baseline's, and what was aimed at. They are no tests: a
@@ -39,6 +39,7 @@ from tests.bench.bare_streamlit import BareStreamlit
 from tests.bench.checkpoint import checkpoint
 from tests.bench.curves import curves
 from tests.bench.report import line, milliseconds
+from tests.bench.table import table
 from tests.conftest import PROJECT
 from tests.server import Server, queue_job
 from tests.waiting import wait_until, wait_until_ended
@@ -440,7 +441,7 @@ def soak() -> None:
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     f.__name__: f
-    for f in (latency, cancel, tree, overhead, log, idle, start, soak, api, checkpoint)
+    for f in (latency, cancel, tree, overhead, log, idle, start, soak, api, checkpoint, table)
 }
 
 
