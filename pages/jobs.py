@@ -77,6 +77,7 @@ def listing(asked: JobFilter) -> bool:
         "page": page,
         "pages": pages,
         "total": kept.total,
+        "visit": st.session_state.get(trouble.VISIT, 0),
         "first": ROWS * (page - 1) + 1,
         "fresh": fresh,
         "gone": [job_id for deletion in service.deletions() for job_id in deletion.job_ids],

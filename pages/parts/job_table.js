@@ -4,6 +4,7 @@
 // `data`: {rows, columns, choices, sort, descending, page, pages, total, first, fresh, gone}
 
 const mounts = new WeakMap()
+const kept = { visit: null, selected: new Map() } // outlives a connection that breaks and comes back
 const SECOND = 1000
 const ROLES = { table: "table", thead: "rowgroup", tbody: "rowgroup", tr: "row", td: "cell" }
 
@@ -70,7 +71,6 @@ class Table {
   constructor(root) {
     this.root = root
     this.rows = new Map() // by a job's number: its row and the parts of it
-    this.selected = new Map() // by a job's number: what its row said last
     this.anchor = null
     this.build()
     this.clock = setInterval(() => this.tellTimes(), SECOND)
@@ -256,6 +256,11 @@ class Table {
 
   update(data) {
     this.data = data
+    if (kept.visit !== data.visit) {
+      kept.visit = data.visit
+      kept.selected = new Map()
+    }
+    this.selected = kept.selected // by a job's number: what its row said last
     for (const id of data.gone) this.selected.delete(id)
     const shape = JSON.stringify(data.columns)
     if (shape !== this.shape) this.buildHead(data, shape)
@@ -310,9 +315,7 @@ class Table {
       }
       tr.append(th)
     }
-    head("Starred", "", "sb-star")
-    tr.lastChild.textContent = ""
-    tr.lastChild.setAttribute("aria-label", "Star")
+    tr.append(make("td", "sb-star"))
     head("State", "status", "sb-state")
     head("Job", "name", "sb-job")
     for (const column of data.columns) head(column.title, column.sort, column.figures ? "sb-figures" : "")
