@@ -38,6 +38,7 @@ from backend.shapes import (
     TRAINING_REQUEST,
     Analytics,
     Checkpoints,
+    ChosenJobs,
     Cleanups,
     Comparison,
     Curve,
@@ -50,7 +51,6 @@ from backend.shapes import (
     Gpu,
     Health,
     InvalidTraining,
-    JobIds,
     Jobs,
     Label,
     Labelled,
@@ -751,13 +751,13 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         summary="Delete jobs that have ended",
         response_model=Deleted,
         responses=answers(404, 413, 415),
-        openapi_extra=_body_of(JobIds),
+        openapi_extra=_body_of(ChosenJobs),
     )
     async def delete(request: Request) -> Response:
         """With their run folders. They are out of all lists at once; for 10 minutes they can be
         taken back, then they are removed. Those that have not ended are left out, and `left_out`
         says why."""
-        wanted = await read_as(JobIds, request)
+        wanted = await read_as(ChosenJobs, request)
         return await answer(Deleted, lambda: _service().delete(wanted.job_ids), at=long_desk)
 
     @api.post(
@@ -766,12 +766,12 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         summary="Take a deletion back",
         response_model=Undeleted,
         responses=answers(413, 415),
-        openapi_extra=_body_of(JobIds),
+        openapi_extra=_body_of(ChosenJobs),
     )
     async def undelete(request: Request) -> Response:
         """`job_ids` of the answer are those that are there again; of others it is too late, or they
         were not deleted."""
-        wanted = await read_as(JobIds, request)
+        wanted = await read_as(ChosenJobs, request)
         return await answer(Undeleted, lambda: {"job_ids": _service().undelete(wanted.job_ids)})
 
     # Files

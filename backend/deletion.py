@@ -93,12 +93,22 @@ class Wastebasket:
     """
 
     def __init__(
-        self, store: Store, paths: DataPaths, lives: Callable[[int], bool] = lambda _: False
+        self,
+        store: Store,
+        paths: DataPaths,
+        lives: Callable[[int], bool] = lambda _: False,
+        let_go: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`lives` says whether a process of a job, which has ended, is still there."""
+        """Hold the deleted jobs of a data folder.
+
+        Args:
+            lives: whether a process of a job, which has ended, is still there.
+            let_go: closes what is open of a run folder that is about to go.
+        """
         self._store = store
         self._paths = paths
         self._lives = lives
+        self._let_go = let_go
         self._measured: dict[datetime, Measured] = {}
         self._told: set[int] = set()
         self._closing = threading.Event()
@@ -185,6 +195,7 @@ class Wastebasket:
         """The files first: a row without a folder is looked at again, a folder alone never."""
         if self._lives(job_id):
             return
+        self._let_go(job_id)
         try:
             remove_run(self._paths.runs, job_id)
         except OSError as error:

@@ -178,7 +178,9 @@ class Service:
         around = Surroundings(self.settings, self._store, self._source, nonce, self._tell)
         self._pool = Pool(around, self._paths, self.settings.workers or max(1, len(devices)))
         self._curves = Curves(self._paths, self._pool.supervised)
-        self._basket = Wastebasket(self._store, self._paths, self._pool.lingers)
+        self._basket = Wastebasket(
+            self._store, self._paths, self._pool.lingers, self._curves.forget
+        )
         try:
             self._read_back(nonce)
             if run_jobs:

@@ -388,7 +388,7 @@ class Label(BaseModel):
 MAX_DELETED: Final = 1000
 
 
-class JobIds(BaseModel):
+class ChosenJobs(BaseModel):
     """Which jobs."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
