@@ -209,6 +209,8 @@ class Wastebasket:
     def _keep(self) -> None:
         while not self._closing.is_set():
             self._wake.clear()
+            if self._closing.is_set():  # between the look and the clear
+                return
             try:
                 self.tick(utc_now())
             except StoreError as error:

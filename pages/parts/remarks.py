@@ -39,7 +39,7 @@ def line(job: JobView) -> None:
     """Star, tags, and the buttons that change what is written beside the job; then its note."""
     service = runtime.service()
     with st.container(
-        horizontal=True, vertical_alignment="center", gap="xsmall", key=f"remarks-{job.job_id}"
+        horizontal=True, vertical_alignment="center", gap="medium", key=f"remarks-{job.job_id}"
     ):
         st.button(
             "Starred" if job.starred else "Star",
