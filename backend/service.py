@@ -39,8 +39,8 @@ from backend.curve import (
 )
 from backend.curve_index import X
 from backend.curves import Curves
-from backend.export import Form
 from backend.deletion import Deletion, Measured, Wastebasket
+from backend.export import Form
 from backend.gpu import MemorySource, empty_cache, find_source
 from backend.load import Load, LoadMeter
 from backend.log import LogSlice
