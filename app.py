@@ -106,7 +106,7 @@ def _farewell(running: int) -> str:
     return f"Signalbox closed; {jobs} running, and {they} will be found again at the next start."
 
 
-PAGES: Final = ("", "submit", "jobs", "job", "failures", "gpu")
+PAGES: Final = ("", "submit", "jobs", "job", "compare", "failures", "gpu")
 
 
 async def page(request: Request) -> HTMLResponse:

@@ -559,6 +559,11 @@ class Service:
         positions = self._store.queue_positions() if queued else {}
         return [self._view(job, positions) for job in jobs]
 
+    def several(self, job_ids: Sequence[int]) -> Mapping[int, JobView]:
+        """Those of these jobs that there are, by their ids and in their order, in one query."""
+        found = {job.id: job for job in self._store.several([n for n in job_ids if _is_id(n)])}
+        return {n: self._view(found[n], {}) for n in job_ids if n in found}
+
     def counts(self) -> Mapping[JobStatus, int]:
         """How many jobs are in each state; every state is there."""
         return self._store.counts()

@@ -54,6 +54,13 @@ page = st.navigation(
         ),
         st.Page("job.py", title="Job", url_path="job", visibility="hidden"),
         st.Page(
+            "compare.py",
+            title="Compare",
+            icon=":material/stacked_line_chart:",
+            url_path="compare",
+            help="The curves, figures and parameters of several jobs side by side.",
+        ),
+        st.Page(
             "failures.py",
             title="Failures",
             icon=":material/error:",

@@ -17,7 +17,7 @@ LAYERS = [
     {"shapes", "door", "columns"},
     {"runtime"},
     {"service"},
-    {"telling", "labels"},
+    {"telling", "labels", "comparison"},
     {"views", "submission", "archive", "analytics", "curves", "export"},
     {"pool", "deletion"},
     {"supervisor"},

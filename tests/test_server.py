@@ -88,7 +88,7 @@ def test_an_answer_does_not_wait_for_its_head_to_be_acknowledged(server: Server)
 
 
 def test_each_page_is_told_where_the_server_is(server: Server) -> None:
-    for page in ("submit", "jobs", "job?id=12", "failures", "gpu"):
+    for page in ("submit", "jobs", "job?id=12", "compare?ids=1", "failures", "gpu"):
         status, _, body = get(server, f"/{page}")
         assert status == 200
         assert b"BACKEND_BASE_URL" in body

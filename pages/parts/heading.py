@@ -8,6 +8,7 @@ from backend import runtime, stall
 from backend.models import JobStatus, RequestKind
 from backend.views import JobView
 from pages.parts import buttons, cards, checkpoints, formats, remarks, times, trouble
+from pages.parts.overlay import compare_link
 
 RETRIES: Final = 3
 """The newest ones have a link each."""
@@ -38,6 +39,7 @@ def heading(job: JobView) -> None:
         st.space("stretch")
         if job.status.ended:
             buttons.retry_from_button(job, "job")
+        compare_link(job)
         st.page_link(
             "submit.py",
             label="Submit like this",

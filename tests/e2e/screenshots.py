@@ -133,6 +133,7 @@ def take(home: Path) -> None:
                 "job": f"/job?id={letters}",
                 "overview": "/",
                 "jobs": "/jobs",
+                "compare": f"/compare?ids={digits},{letters},{later}",
                 "failures": "/failures",
                 "gpu": "/gpu",
                 "submit": "/submit",

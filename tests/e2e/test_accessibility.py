@@ -118,6 +118,7 @@ def test_axe_finds_nothing_serious_on_any_page_in_either_theme(
         f"/job?id={ends}",
         f"/job?id={fails}",
         "/job?id=999999",
+        f"/compare?ids={ends},{runs},999999",
         "/failures",
         "/gpu",
     ):

@@ -166,6 +166,8 @@ def test_each_link_works_as_the_first_page_of_a_new_browser(page: Page) -> None:
         "/submit": "Submit",
         "/jobs": "Jobs",
         "/failures": "Failures",
+        "/compare": "Compare",
+        "/compare?ids=999999,x": "Job 999999 is not here.",
         "/gpu": "Cleanups",
         "/job?id=999999": "No such job",
         "/job?id=x": "No such job",

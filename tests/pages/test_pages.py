@@ -20,7 +20,7 @@ from tests.conftest import PROJECT
 from tests.pages.conftest import HOSTILE, Open, Rows, sound, words
 from tests.waiting import wait_until
 
-PAGES = ["overview", "submit", "jobs", "job", "failures", "gpu"]
+PAGES = ["overview", "submit", "jobs", "job", "compare", "failures", "gpu"]
 LISTS = ["overview", "jobs"]
 
 

@@ -33,10 +33,13 @@ def said(text: str) -> str:
 
 
 def query_of(name: str, job_id: int) -> dict[str, str]:
-    return {"job": {"id": str(job_id)}, "submit": {"like": str(job_id)}}.get(name, {})
+    ids = {"job": "id", "submit": "like", "compare": "ids"}
+    return {ids[name]: str(job_id)} if name in ids else {}
 
 
-@pytest.mark.parametrize("name", ["overview", "submit", "jobs", "job", "failures", "gpu"])
+@pytest.mark.parametrize(
+    "name", ["overview", "submit", "jobs", "job", "compare", "failures", "gpu"]
+)
 def test_a_page_that_cannot_be_read_says_so_and_heals(
     name: str, rows: Rows, open_page: Open, database: Path
 ) -> None:
