@@ -725,7 +725,7 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
         return await desk.do(read_body_as, shape, body)
 
     @api.patch(
-        "/api/training/{job_id}",
+        "/api/training/{job_id:int}",  # else it would take PATCH for the addresses beside it too
         tags=["act"],
         summary="Rename, tag, star, or write a note",
         response_model=Labelled,

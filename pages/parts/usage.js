@@ -66,7 +66,7 @@ function chart(kind) {
   caption.append(made("span", "", kind.name), now)
   const plot = made("div", "signalbox-use-plot")
   const top = made("span", "signalbox-use-top")
-  const svg = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" })
+  const svg = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": kind.name })
   const line = drawn("path", { fill: "none", "vector-effect": "non-scaling-stroke" })
   const cursor = drawn("path", { class: "signalbox-use-cursor", "vector-effect": "non-scaling-stroke" })
   const scale = drawn("path", { class: "signalbox-use-scale", d: `M0 ${TOP}H${WIDTH}`, "vector-effect": "non-scaling-stroke" })

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -55,16 +55,9 @@ def windows(browser: Browser) -> Iterator[MutableMapping[str, Page]]:
         window.context.close()
 
 
-@pytest.fixture
-def page(browser: Browser, server: Server, windows: MutableMapping[str, Page]) -> Iterator[Page]:
-    """A browser window that remembers nothing, and whose console must stay free of errors."""
-    if server.url not in windows or windows[server.url].is_closed():
-        context = browser.new_context(base_url=server.url, locale="en-GB")
-        context.set_default_timeout(PATIENCE_MILLISECONDS)
-        windows[server.url] = context.new_page()
-    page = windows[server.url]
-    page.set_viewport_size({"width": 1280, "height": 800})
-    page.emulate_media(color_scheme="light")
+@contextmanager
+def quiet_console(page: Page) -> Iterator[None]:
+    """Its console must stay free of errors."""
     problems: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
@@ -76,19 +69,45 @@ def page(browser: Browser, server: Server, windows: MutableMapping[str, Page]) -
 
     page.on("console", note)
     page.on("pageerror", note_error)
-    yield page
+    yield
+    page.remove_listener("console", note)
+    page.remove_listener("pageerror", note_error)
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server, windows: MutableMapping[str, Page]) -> Iterator[Page]:
+    """A browser window that remembers nothing, and whose console must stay free of errors."""
+    if server.url not in windows or windows[server.url].is_closed():
+        context = browser.new_context(base_url=server.url, locale="en-GB")
+        context.set_default_timeout(PATIENCE_MILLISECONDS)
+        windows[server.url] = context.new_page()
+    page = windows[server.url]
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.emulate_media(color_scheme="light")
+    with quiet_console(page):
+        yield page
     if not page.is_closed():
         with suppress(Error):  # it may be on its way to another page
             page.evaluate("sessionStorage.clear()")
         page.goto("about:blank")
         page.unroute_all()
-        page.remove_listener("console", note)
-        page.remove_listener("pageerror", note_error)
         forget = page.context.new_cdp_session(page)
         stored = {"origin": server.url, "storageTypes": "cookies,local_storage,indexeddb"}
         forget.send("Storage.clearDataForOrigin", stored)
         forget.detach()
-    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def own_page(browser: Browser, server: Server) -> Iterator[Page]:
+    """A window of its own, for a test that puts scripts into every page of it."""
+    with browser.new_context(
+        base_url=server.url, viewport={"width": 1280, "height": 800}, locale="en-GB"
+    ) as context:
+        context.set_default_timeout(PATIENCE_MILLISECONDS)
+        page = context.new_page()
+        with quiet_console(page):
+            yield page
 
 
 @pytest.fixture

@@ -138,8 +138,9 @@ def test_axe_finds_nothing_serious_on_any_page_in_either_theme(
 
 
 def test_a_job_is_submitted_watched_and_cancelled_by_keyboard_alone(
-    page: Page, server: Server, release: Path, write_script: Callable[[str, str], str]
+    own_page: Page, server: Server, release: Path, write_script: Callable[[str, str], str]
 ) -> None:
+    page = own_page
     press, dialog = page.keyboard.press, page.get_by_role("dialog", name="Keys")
     page.add_init_script(WATCH)
 

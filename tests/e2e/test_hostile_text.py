@@ -118,7 +118,8 @@ ACTING = """() => {
         "script, iframe, object, embed, base, meta, form, dialog, .katex, svg a, " +
         "[onerror], [onload], [onclick], img:not([src^='data:image/svg+xml']), a[href]"
     )]
-    const ours = (e) => e.matches("a[href]") && !e.closest("svg") && e.origin === location.origin
+    const ours = (e) => e.closest(".box-keys") ||
+        (e.matches("a[href]") && !e.closest("svg") && e.origin === location.origin)
     return found.filter((e) => !ours(e)).map((e) => e.outerHTML.slice(0, 300))
 }"""
 """What on the page is an element that acts, or a link to somewhere else."""
@@ -131,6 +132,7 @@ OUT_OF_SIGHT = """() => {
         e.checkVisibility() && !e.closest(".signalbox-side") && // a strip that is scrolled
         e.getBoundingClientRect().right > right)
     const covered = [...main.querySelectorAll("h1, h2, h3")].filter((e) => {
+        if (!e.checkVisibility()) return false
         e.scrollIntoView({ block: "center", behavior: "instant" })
         const { left, top, height } = e.getBoundingClientRect()
         return !e.contains(document.elementFromPoint(left + 3, top + height / 2))

@@ -39,8 +39,10 @@ Object.defineProperty(document, "visibilityState", { get: state })
 
 
 def test_a_job_is_seen_in_the_sidebar_and_told_of_when_it_ends(
-    page: Page, server: Server, write_script: Callable[[str, str], str], tmp_path: Path
+    own_page: Page, server: Server, write_script: Callable[[str, str], str], tmp_path: Path
 ) -> None:
+    page = own_page
+
     def submit(name: str, script: str, *args: str) -> int:
         body = {"script": script, "args": args, "name": name}
         answer = httpx.post(f"{server.url}/api/training/execute", json=body, timeout=30)
@@ -58,7 +60,7 @@ def test_a_job_is_seen_in_the_sidebar_and_told_of_when_it_ends(
     number = submit(hostile, write_script("busy.py", BUSY), str(tmp_path / "end"))
     running = strip.get_by_role("link", name=re.compile(r"[1-9]\d* running"))
     expect(running).to_be_visible()
-    expect(page).to_have_title(re.compile(r"^▶ [1-9]\d* running · Signalbox$"))
+    expect(page).to_have_title(re.compile(r"^▶ [1-9]\d* running · GPU · Signalbox$"))
     assert strip.bounding_box() == height, "Nothing in it moves."
 
     # Its own use of the machine, on its page

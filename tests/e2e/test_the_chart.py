@@ -251,11 +251,14 @@ def test_every_control_and_what_the_address_keeps(
     wait_until(lambda: chosen(page, "cs") == "0.9", 60)
     for axis, end in {"Epoch": 6, "Time since start": 600, "Clock": None, "Step": 1600}.items():
         page.get_by_label("X axis").select_option(axis)
-        if end is None:
-            wait_until(lambda: read(page, "plot._fullLayout.xaxis.type") == "date", 60)
-        else:
-            wait_until(lambda: read(page, "plot._fullLayout.xaxis.type") == "linear", 60)
-            assert x_range(page)[1] < end
+        kind = "date" if end is None else "linear"
+        wait_until(lambda kind=kind: read(page, "plot._fullLayout.xaxis.type") == kind, 60)  # type: ignore[misc]
+        if end is not None:
+            wait_until(
+                lambda end=end: x_range(page)[1] < end,  # type: ignore[misc]
+                60,
+                lambda axis=axis: f"{axis}: {x_range(page)}",  # type: ignore[misc]
+            )
     page.get_by_label("X axis").select_option("Epoch")
     legend = page.get_by_role("group", name="Show and hide")
     legend.get_by_role("button", name="Held-out loss").click()

@@ -77,7 +77,8 @@ def test_digits_is_submitted_and_its_curve_grows_until_it_is_completed(page: Pag
     )
     numbers = [loss for loss in losses if loss is not None]
     assert numbers[-1] < numbers[0] / 2, "The train loss fell."
-    expect(page.get_by_text("Held-out loss").first).to_be_visible()
+    legend = page.get_by_role("group", name="Show and hide")
+    expect(legend.get_by_role("button", name="Held-out loss")).to_be_visible()
 
 
 def test_char_lm_is_cancelled_with_one_click_and_its_whole_tree_is_gone(
@@ -129,7 +130,8 @@ def test_a_script_that_stops_reporting_is_found_on_the_failures_page(
     expect(
         failure.get_by_text(re.compile(r"waiting .* \(stuck\.py, line 8\)")).first
     ).to_be_visible()
-    expect(failure.get_by_text(re.compile("Last step 2 · .* without progress"))).to_be_visible()
+    last = failure.get_by_text(re.compile("Last step 2 · .* without progress")).first
+    expect(last).to_be_visible()
     expect(failure.get_by_text("waiting for a lock that nobody releases").first).to_be_attached()
     expect(failure.get_by_text(re.compile(r"stuck\.py.*line 8")).first).to_be_attached()
 

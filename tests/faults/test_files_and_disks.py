@@ -263,14 +263,17 @@ def test_a_database_that_breaks_while_the_server_runs_stops_no_job(
 def test_a_database_of_the_first_release_opens_with_its_jobs(folder: Folder, serve: Serve) -> None:
     job_id = folder.queue("print('hello')")
     connection = sqlite3.connect(folder.paths.database)
-    connection.execute("DROP INDEX ix_job_parent_id")
+    for index in ("ix_job_parent_id", "ix_job_deleted_status"):
+        connection.execute(f"DROP INDEX {index}")
     for column in (
         *("memory", "ending", "paused_at", "resumed_at", "paused_seconds", "continues_id"),
         *("max_retries", "retry_number", "starts_after", "notice"),
+        *("tags", "note", "starred", "deleted_at"),
     ):
         connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
     connection.execute("ALTER TABLE failure DROP COLUMN detail")
     connection.execute("DROP TABLE alembic_version")
+    connection.execute("DROP TABLE gone")
     connection.commit()
     connection.close()
     service = serve()
