@@ -114,9 +114,11 @@ class Server:
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
+            spy = ["py-spy", "dump", "--pid", str(process.pid)]
+            stacks = subprocess.run(spy, capture_output=True, text=True, check=False).stdout
             process.kill()
             process.wait()
-            raise AssertionError(f"The server did not stop:\n{self.output}") from None
+            raise AssertionError(f"The server did not stop:\n{self.output}\n{stacks}") from None
 
     def _environment(self) -> Mapping[str, str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SIGNALBOX_")}
