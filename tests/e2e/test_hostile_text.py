@@ -298,7 +298,7 @@ def test_strangers_texts_are_text_on_every_page(
     expect(legend).to_have_text(METRIC[:39] + "…")
     plot = page.locator(".signalbox-main .nsewdrag")
     labels = page.locator(".signalbox-main .hoverlayer")
-    spots = cycle([{"x": 150, "y": 150}, {"x": 154, "y": 152}])
+    spots = cycle({"x": x, "y": 150} for x in range(5, 245, 12))
 
     def label() -> str:
         plot.hover(position=next(spots))  # type: ignore[arg-type]
