@@ -114,7 +114,7 @@ class Server:
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            spy = ["py-spy", "dump", "--pid", str(process.pid)]
+            spy = [Path(sys.executable).with_name("py-spy"), "dump", "--pid", str(process.pid)]
             stacks = subprocess.run(spy, capture_output=True, text=True, check=False).stdout
             process.kill()
             process.wait()

@@ -13,6 +13,7 @@ from tests.server import Server
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 PATIENCE_MILLISECONDS = 30_000
+TIMEOUT_SECONDS = 400
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -20,6 +21,12 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A browser, a server and a training on a busy machine take their time."""
+    if item.get_closest_marker("timeout") is None:
+        item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,14 @@ def server(data: Path, store: Store, tmp_path_factory: pytest.TempPathFactory) -
         queue_job(store, f"sleeper {number}", "script", script=script)
     with Server(data, workers=2, cancel_grace_seconds=2) as server:
         yield server
+        for status in ("queued", "running"):  # each test may be the only one at its server
+            live = httpx.get(f"{server.url}/api/training/jobs?status={status}", timeout=60)
+            for job in live.json()["jobs"]:
+                httpx.post(
+                    f"{server.url}/api/training/cancel/{job['job_id']}?now=true",
+                    headers={"X-Requested-With": "test"},
+                    timeout=60,
+                )
     nonce = DataPaths(data).read_nonce() or ""
     wait_until(lambda: not find_all_marked(nonce), 30, "A job outlived its test.")
 
