@@ -218,7 +218,7 @@ def card(job: JobView, place: str) -> None:
         job_link(job)
         trouble.said(f"{place}-{job.job_id}")
         track(job)
-        with st.container(key=f"curve-{place}-{job.job_id}"):  # as high with either, and with none
+        with st.container(key=f"spark-{place}-{job.job_id}"):  # as high with either, and with none
             if countdown.stalled(job):
                 countdown.countdown(job, place)
             else:

@@ -73,6 +73,9 @@ def shoot(browser: Browser, url: str, path: str, name: str) -> None:
             page.goto(url + path)
             heading = page.get_by_test_id("stMain").get_by_role("heading").first
             expect(heading).to_be_visible(timeout=30_000)
+            if name in {"job", "compare"}:
+                drawn = page.locator(".scatterlayer .js-line").first
+                drawn.wait_for(state="attached", timeout=60_000)
             page.wait_for_timeout(SETTLE_MILLISECONDS)  # what fades in has faded in
             taken = Image.open(BytesIO(page.screenshot()))
             # A palette: a third of the bytes, and what a page has of colours fits into it.
