@@ -204,7 +204,7 @@ def test_retries_are_linked_both_ways(rows: Rows, open_page: Open) -> None:
 def test_an_automatic_retry_says_which_and_when_it_starts(rows: Rows, open_page: Open) -> None:
     first = rows.failed(FailureKind.CRASHED, max_retries=3)
     fields = {"parent_id": first, "continues_id": first, "max_retries": 3, "retry_number": 1}
-    waits = rows.job(starts_after=utc_now() + timedelta(seconds=3600), **fields)
+    waits = rows.job(starts_after=utc_now() + timedelta(seconds=3630), **fields)
     page = job_page(open_page, waits)
     assert "Automatic retry 1 of 3, starts in 1 h 0 min." in words(page)
     assert f"Automatic retry of job {first} (1 of 3)" in words(page)
