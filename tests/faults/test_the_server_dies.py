@@ -55,7 +55,7 @@ def test_fifty_servers_killed_at_random_moments() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.search(r"(\d+) of them left jobs running\. (\d+) jobs", done.stdout)
     assert found, done.stdout
-    assert min(map(int, found.groups())) > 2, done.stdout
+    assert min(map(int, found.groups())) > 10, done.stdout
 
 
 def test_jobs_outlive_a_closed_terminal(folder: Folder, serve: Serve, gate: Path) -> None:
