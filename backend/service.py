@@ -543,8 +543,8 @@ class Service:
         return JobPage(self._views(found.jobs), found.total)
 
     def these(self, job_ids: Sequence[int]) -> Sequence[JobView]:
-        """Those of these jobs that are there, in this order."""
-        return self._views(self._store.these(job_ids))
+        """Those of these jobs that are there, in this order, in one query."""
+        return self._views(self._store.these([job_id for job_id in job_ids if _is_id(job_id)]))
 
     def newer(self, job_id: int, filter: JobFilter) -> int:
         """How many jobs that match were submitted after this one."""
@@ -558,11 +558,6 @@ class Service:
         queued = any(job.status is JobStatus.QUEUED for job in jobs)
         positions = self._store.queue_positions() if queued else {}
         return [self._view(job, positions) for job in jobs]
-
-    def several(self, job_ids: Sequence[int]) -> Mapping[int, JobView]:
-        """Those of these jobs that there are, by their ids and in their order, in one query."""
-        found = {job.id: job for job in self._store.several([n for n in job_ids if _is_id(n)])}
-        return {n: self._view(found[n], {}) for n in job_ids if n in found}
 
     def counts(self) -> Mapping[JobStatus, int]:
         """How many jobs are in each state; every state is there."""

@@ -218,11 +218,6 @@ class Store:
         with self._read() as session:
             return session.get(Job, job_id)
 
-    def several(self, job_ids: Collection[int]) -> Sequence[Job]:
-        """Those of these jobs that there are, in no order."""
-        with self._read() as session:
-            return session.exec(select(Job).where(col(Job.id).in_(job_ids))).all()
-
     def find(
         self,
         statuses: frozenset[JobStatus] = frozenset(),

@@ -58,7 +58,7 @@ class Overlay:
         picked = self.told.get("picked")
         self.asked = comparison.asked(picked if isinstance(picked, str) else address)
         self.metric = self.told.get("metric") or metric
-        self.jobs = runtime.service().several(self.asked.ids)
+        self.jobs = {job.job_id: job for job in runtime.service().these(self.asked.ids)}
 
     @property
     def changes(self) -> bool:
