@@ -451,12 +451,10 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
             raise WrongError("begin", "Give begin and end, or neither.")
 
         def read() -> str:
-            # First: of a job that ends in between the answer would lack points, and say it is over.
-            live = not _service().job(job_id).status.ended
             found = _service().curve(
                 job_id, bins, level=level, after_row=after_row, x=x, begin=begin, end=end
             )
-            return curve_as_json(job_id, found, name or (), live=live)
+            return curve_as_json(job_id, found, name or ())
 
         return Response(await desk.do(read), media_type="application/json")
 
@@ -473,15 +471,7 @@ def make_api(*, asks_for_token: bool = False) -> FastAPI:
 
         def read() -> str:
             service = _service()
-            found = (
-                curve_as_json(
-                    job_id,
-                    service.curve(job_id, bins),
-                    name or (),
-                    live=not service.job(job_id).status.ended,
-                )
-                for job_id in wanted
-            )
+            found = (curve_as_json(n, service.curve(n, bins), name or ()) for n in wanted)
             return f'{{"curves": [{", ".join(found)}]}}'
 
         return Response(await long_desk.do(read), media_type="application/json")

@@ -437,6 +437,7 @@ class Curve:
     """Of the series, by their number in the bins."""
     indexed: float = 1.0
     """How much of the file has been read, 0 to 1. A long one takes a while the first time."""
+    live: bool = False  # there may be more
 
 
 def curve_of(points: Iterable[Point], most: int) -> Curve:

@@ -10,7 +10,7 @@ from backend.bins import Bin, Curve, Stretch
 _NULL: Final = "null"
 
 
-def curve_as_json(job_id: int, curve: Curve, wanted: Collection[str] = (), *, live: bool) -> str:
+def curve_as_json(job_id: int, curve: Curve, wanted: Collection[str] = ()) -> str:
     """One curve, as `backend.shapes.Curve` describes it.
 
     Args:
@@ -36,7 +36,7 @@ def curve_as_json(job_id: int, curve: Curve, wanted: Collection[str] = (), *, li
                 series[name] = _series(found, bins, curve.level)
     return (
         f'{{"job_id": {job_id}, "rows": {curve.rows}, "indexed": {curve.indexed:.4g}, '
-        f'"live": {"true" if live else "false"}, "level": {curve.level}, '
+        f'"live": {"true" if curve.live else "false"}, "level": {curve.level}, '
         f'"first_row": {curve.first_row}, "bins": {_object(columns)}, "series": '
         f"{{{', '.join(f'{json.dumps(name)}: {text}' for name, text in series.items())}}}}}"
     )

@@ -607,15 +607,16 @@ class Service:
         However long it is, that takes some milliseconds. One that is in no file of points is always
         answered whole. Raises UnknownJobError.
         """
-        mask = mask_of(self._job(job_id).env)
+        # First: of a job that ends in between the answer would lack points, and say it is over.
+        job = self._job(job_id)
         index = self._curves.of(job_id)
         curve = index.curve(most, level=level, after_row=after_row, x=x, begin=begin, end=end)
         if not curve.rows and curve.indexed == 1:
             curve = curve_of(self._reported(job_id), most)
-        if not mask:
-            return curve
-        names = {number: masked_name(name, mask) for number, name in curve.names.items()}
-        return replace(curve, names=names)
+        mask, names = mask_of(job.env), curve.names
+        if mask:
+            names = {number: masked_name(name, mask) for number, name in names.items()}
+        return replace(curve, names=names, live=not job.status.ended)
 
     def curve_summary(self, job_id: int) -> CurveSummary:
         """What the whole curve comes to, as quickly as `curve`. Raises UnknownJobError."""
