@@ -40,16 +40,6 @@ const mark = (element, name, value) => {
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value)
 }
 
-// The same words as the rest of the pages has them.
-function ago(moment) {
-  const seconds = Math.max(0, (Date.now() - moment) / SECOND)
-  if (seconds < 5) return "just now"
-  for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
-    if (seconds >= size) return `${Math.floor(seconds / size)} ${unit} ago`
-  }
-  return `${Math.floor(seconds)} s ago`
-}
-
 const some = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`
 
 // A curve that is about to be looked at is asked for while the finger is still down.
@@ -506,7 +496,7 @@ class Table {
   }
 
   tellTimes() {
-    for (const time of this.body.querySelectorAll("time")) say(time, ago(Date.parse(time.dateTime)))
+    for (const time of this.body.querySelectorAll("time")) say(time, ago(secondsSince(time)))
   }
 }
 

@@ -12,6 +12,7 @@ from backend.models import JobStatus
 from backend.search import NAME
 from backend.views import JobView
 from pages.parts import buttons, cards, formats
+from pages.parts.scripts import joined
 
 KEY: Final = "jobs-table"
 MAX_SHOWN_TAGS: Final = 4
@@ -196,7 +197,7 @@ _draw = st.components.v2.component(
     "signalbox_jobs",
     html='<div class="signalbox-jobs">\n</div>',
     css=(_HERE / "job_table.css").read_text(encoding="utf-8"),
-    js=(_HERE / "job_table.js").read_text(encoding="utf-8"),
+    js=joined("times.js", "job_table.js"),
     isolate_styles=False,  # as what a page says is read and searched for: in one document
 )
 

@@ -5,6 +5,8 @@ from typing import Final
 
 import streamlit as st
 
+from pages.parts.scripts import joined
+
 GO: Final = {
     "o": ("Overview", ""),
     "s": ("Submit", "submit"),
@@ -40,7 +42,7 @@ _keys = st.components.v2.component(
     "signalbox_keys",
     html=_dialog(),
     css=(_HERE / "keys.css").read_text(encoding="utf-8"),
-    js="\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("times.js", "keys.js")),
+    js=joined("times.js", "keys.js"),
     isolate_styles=False,  # a dialog in a shadow root would not find the theme's colours
 )
 

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from pages.parts.scripts import joined
+
 _SPEC = find_spec("plotly")  # found, not imported: the server starts faster
 assert _SPEC is not None
 assert _SPEC.origin is not None
@@ -15,10 +17,8 @@ SCRIPT: Final = Path(_SPEC.origin).parent / "package_data" / "plotly.min.js"
 URL: Final = f"/vendor/plotly-{version('plotly')}.min.js"
 """It names the version, so that a browser may keep it for ever."""
 
-_HERE: Final = Path(__file__).parent
-
 
 def with_shared(*names: str) -> str:
     """The script of a component, from these files of this folder, after plot.js, which all charts
     share: loading Plotly, the theme, numbers, the address, the moving average, bins of a curve."""
-    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("plot.js", *names))
+    return joined("plot.js", *names)

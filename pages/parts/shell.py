@@ -1,6 +1,7 @@
 """The page that the server sends first, in which Streamlit then draws all others."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +48,7 @@ def page_shell(name: str = "", job_id: int | None = None) -> str:
     )
 
 
+@cache
 def _early() -> list[str]:
     """Links that have the browser fetch these files before they are asked for."""
     files = STATIC / "static"
@@ -60,6 +62,7 @@ def _early() -> list[str]:
     ]
 
 
+@cache
 def _modules(*names: str) -> list[str]:
     scripts = [path for n in names for path in (STATIC / "static" / "js").glob(f"{n}.*.js")]
     return [

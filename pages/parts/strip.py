@@ -8,6 +8,7 @@ import streamlit as st
 
 from backend import runtime
 from pages.parts.live import go_to
+from pages.parts.scripts import joined
 
 KEY: Final = "strip"
 
@@ -17,7 +18,7 @@ _strip = st.components.v2.component(
     "signalbox_strip",
     html='<div class="signalbox-strip"></div>',
     css=(_HERE / "strip.css").read_text(encoding="utf-8"),
-    js="\n".join((_HERE / n).read_text(encoding="utf-8") for n in ("telling.js", "strip.js")),
+    js=joined("telling.js", "strip.js"),
     isolate_styles=False,  # toasts lie outside of the sidebar, which may be closed
 )
 

@@ -8,11 +8,13 @@ function ago(seconds) {
   return `${Math.floor(seconds)} s ago`
 }
 
+const secondsSince = (time) => (Date.now() - Date.parse(time.dateTime)) / 1000
+
 function keepTimesTrue() {
   for (const time of document.querySelectorAll("time[datetime]")) {
     const text = time.firstChild
     const isOurs = text instanceof Text && (text.data === "just now" || text.data.endsWith(" ago"))
-    const words = isOurs && ago((Date.now() - Date.parse(time.dateTime)) / 1000)
+    const words = isOurs && ago(secondsSince(time))
     // In place: Streamlit goes on to change the same text.
     if (isOurs && text.data !== words) text.data = words
   }
