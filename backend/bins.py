@@ -8,10 +8,8 @@ is drawn from them does not jitter while it grows. It is the pyramid of minima a
 audio editors draw waves.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -24,14 +22,11 @@ from backend.curve import (
     Point,
     as_text,
     instant,
-    parse_point,
     point_of,
 )
 
 Numbering = Callable[[str], int | None]
 """Gives a series its number; None where it is left out."""
-
-LONGEST_LINE: Final = 2**20
 
 _POSITION: Final = frozenset(("step", "epoch", "timestamp"))
 _MAX_SHAPES: Final = 256
@@ -224,31 +219,6 @@ def joined(bins: Iterable[Bin]) -> Bin | None:
 
 
 # Lines → what they hold → batches.
-
-
-def decoded(lines: Sequence[bytes], text: bytes) -> Sequence[Any]:
-    """What each of the lines holds, None where that is nothing or the line is longer than 1 MiB.
-
-    Args:
-        text: the lines as they were read, with one newline between each two.
-    """
-    # One call for all takes half the time of a call for each. It comes to the same where each can
-    # be but one object: its only brace opens where it begins, and no text goes over its end.
-    others = len(lines) - 1
-    if (
-        max(map(len, lines)) <= LONGEST_LINE
-        and text.startswith(b"{")
-        and text.endswith(b"}")
-        and text.count(b"}\n{") == others
-        and text.count(b"{") == others + 1
-    ):
-        with suppress(ValueError, RecursionError):
-            found = json.loads(b"[" + text.replace(b"\n", b",\n") + b"]")
-            if len(found) == len(lines):
-                return list(found)
-    return [
-        parse_point(line) if b"{" in line and len(line) <= LONGEST_LINE else None for line in lines
-    ]
 
 
 def batches_of(entries: Iterable[Any]) -> Iterator[tuple[int, Batch]]:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from backend.bins import (
-    LONGEST_LINE,
     Batch,
     Bin,
     Curve,
@@ -32,14 +31,13 @@ from backend.bins import (
     between,
     bin_of,
     binned,
-    decoded,
     firsts_of,
     joined,
     level_for,
     rows_in,
     summary_of,
 )
-from backend.curve import MAX_EXTRA, parse_point
+from backend.curve import LONGEST_LINE, MAX_EXTRA, decoded, parse_point
 from backend.paths import open_inside
 
 logger = logging.getLogger(__name__)

@@ -17,13 +17,12 @@ from backend.bins import (
     between,
     binned,
     curve_of,
-    decoded,
     joined,
     level_for,
     rows_in,
     summary_of_points,
 )
-from backend.curve import Point, parse_point, point_of
+from backend.curve import Point, decoded, parse_point, point_of
 from tests.spoilt import VALUES
 
 NAMES = ("step", "global_step", "loss", "train_loss", "eval_loss", "lr", "epoch", "timestamp", "x")
