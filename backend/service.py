@@ -447,37 +447,17 @@ class Service:
 
     # What a reader writes beside a job
 
-    def rename(self, job_id: int, name: str) -> None:
-        """Call a job something else.
+    def label(self, job_id: int, **values: Any) -> None:
+        """Change `name`, `tags` (all of them), `note` and `starred`, as many as are given, at once;
+        an empty note is none.
 
         Raises:
             UnknownJobError: there is no such job.
-            LabelError: it is too long, or empty.
+            LabelError: one of them is too long, or the name is empty; then nothing is changed.
         """
-        self._label(job_id, name=labels.name(name))
-
-    def set_tags(self, job_id: int, tags: Iterable[str]) -> None:
-        """Give a job these tags and no others. Raises as `rename` does."""
-        self._label(job_id, tags=labels.tags(tags))
-
-    def set_note(self, job_id: int, note: str) -> None:
-        """Write a note beside a job; an empty one is none. Raises as `rename` does."""
-        self._label(job_id, note=labels.note(note))
-
-    def star(self, job_id: int, starred: bool = True) -> None:
-        """Mark a job with a star, or take it away. Raises UnknownJobError."""
-        self._label(job_id, starred=starred)
-
-    def label(self, job_id: int, **values: Any) -> None:
-        """Change `name`, `tags`, `note` and `starred`, as many as are given, at once.
-
-        Raises as `rename` does; then nothing is changed.
-        """
-        self._label(job_id, **{field: _LABELS[field](value) for field, value in values.items()})
-
-    def _label(self, job_id: int, **values: Any) -> None:
         self._job(job_id)
-        if values and not self._store.label(job_id, **values):
+        cleaned = {field: _LABELS[field](value) for field, value in values.items()}
+        if cleaned and not self._store.label(job_id, **cleaned):
             raise UnknownJobError(f"There is no job {job_id}.")
 
     # Deleting

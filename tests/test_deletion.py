@@ -242,10 +242,10 @@ def test_what_files_take_is_measured_as_the_disk_has_it(tmp_path: Path) -> None:
 
 def test_a_job_is_renamed_tagged_noted_and_starred(idle_service: Service) -> None:
     job_id = _job(idle_service)
-    idle_service.rename(job_id, " two\nlines\u202e ")
-    idle_service.set_tags(job_id, ["Paper", "paper", " ", "to keep"])
-    idle_service.set_note(job_id, "one\ntwo\udc80")
-    idle_service.star(job_id)
+    idle_service.label(job_id, name=" two\nlines\u202e ")
+    idle_service.label(job_id, tags=["Paper", "paper", " ", "to keep"])
+    idle_service.label(job_id, note="one\ntwo\udc80")
+    idle_service.label(job_id, starred=True)
     job = idle_service.job(job_id)
     assert (job.name, job.tags, job.note, job.starred) == (
         "two lines", ["Paper", "to keep"], "one\ntwo?", True,
@@ -275,4 +275,4 @@ def test_what_cannot_be_written_is_said_and_changes_nothing(
     assert (caught.value.field, str(caught.value)) == (field, said)
     assert not idle_service.job(job_id).starred
     with pytest.raises(UnknownJobError):
-        idle_service.star(99)
+        idle_service.label(99, starred=True)

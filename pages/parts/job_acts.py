@@ -59,7 +59,9 @@ def do(event: Mapping[str, Any]) -> None:
             st.rerun()
         case "star":
             starred = bool(event.get("starred"))
-            _each(ids, "Not all got their star", lambda i: runtime.service().star(i, starred))
+            _each(
+                ids, "Not all got their star", lambda i: runtime.service().label(i, starred=starred)
+            )
         case "tag":
             _each(ids, "Not all were tagged", _tagging(event))
         case "cancel" | "kill" | "pause" | "resume" as verb:
@@ -93,7 +95,7 @@ def _tagging(event: Mapping[str, Any]) -> Callable[[int], None]:
     def act(job_id: int) -> None:
         service = runtime.service()
         kept = [t for t in service.job(job_id).tags if t.casefold() != tag.strip().casefold()]
-        service.set_tags(job_id, kept if remove else [*kept, tag])
+        service.label(job_id, tags=kept if remove else [*kept, tag])
 
     return act
 

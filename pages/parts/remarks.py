@@ -46,7 +46,7 @@ def line(job: JobView) -> None:
             key=f"star-{job.job_id}",
             icon=":material/star:",
             type="tertiary",
-            on_click=_writing(job, lambda: service.star(job.job_id, not job.starred)),
+            on_click=_writing(job, lambda: service.label(job.job_id, starred=not job.starred)),
         )
         st.button(
             "Rename",
@@ -88,7 +88,7 @@ def editor(job: JobView) -> None:
 
 def _renamed(job: JobView, changing: str) -> None:
     typed = st.session_state[f"name-{job.job_id}"]
-    _writing(job, lambda: runtime.service().rename(job.job_id, typed))()
+    _writing(job, lambda: runtime.service().label(job.job_id, name=typed))()
     st.session_state.pop(changing, None)
 
 
