@@ -189,7 +189,8 @@ class Wastebasket:
             if self._closing.is_set():
                 return
             self._remove(job_id)
-        self._measured = {at: m for at, m in self._measured.items() if at in dict(deleted).values()}
+        kept = {at for _, at in deleted}
+        self._measured = {at: m for at, m in self._measured.items() if at in kept}
 
     def _remove(self, job_id: int) -> None:
         """The files first: a row without a folder is looked at again, a folder alone never."""

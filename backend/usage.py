@@ -6,7 +6,6 @@ as often, so that it is as small for a month as for a day.
 """
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any, Final
 
+from backend.curve import as_figure
 from backend.log import read_tail
 from backend.models import utc_now
 from backend.paths import open_inside, publish_inside
@@ -228,6 +228,5 @@ def _parse(line: bytes) -> UsagePoint | None:
 
 
 def _number(value: Any, most: float = 2.0**62) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if 0 <= value <= most and math.isfinite(value) else None
+    number = as_figure(value)
+    return number if number is not None and 0 <= number <= most else None

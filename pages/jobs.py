@@ -55,7 +55,8 @@ def from_the_first_page() -> None:
 def listing(asked: JobFilter) -> bool:
     """Draw the table; say whether a job in it can change without a click."""
     service = runtime.service()
-    job_acts.deletions()
+    deleted = service.deletions()
+    job_acts.deletions(deleted)
     trouble.said(job_acts.SPOT)
     asked = wanted(asked.text, asked.statuses)  # a click in the table may have changed it
     kept, jobs = shown(asked)
@@ -80,7 +81,7 @@ def listing(asked: JobFilter) -> bool:
         "visit": st.session_state.get(trouble.VISIT, 0),
         "first": ROWS * (page - 1) + 1,
         "fresh": fresh,
-        "gone": [job_id for deletion in service.deletions() for job_id in deletion.job_ids],
+        "gone": [job_id for deletion in deleted for job_id in deletion.job_ids],
     }
     job_table.table(data, job_acts.clicked)
     return any(map(cards.changes, jobs))

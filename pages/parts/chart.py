@@ -19,7 +19,6 @@ TITLES: Final[Mapping[str, str]] = {
     "eval_loss": "Held-out loss",
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm",
-    "samples_per_second": "Samples per second",
 }
 EMPTY: Final = (
     "The curve appears here with the first point that the job logs: "

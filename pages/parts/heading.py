@@ -1,5 +1,6 @@
 """The head of a job's page: its name, its state, and the buttons that act on it."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import streamlit as st
@@ -19,6 +20,7 @@ def heading(job: JobView) -> None:
 
     Each button has a place of its own: none comes to lie where another just was, under a click.
     """
+    retries = runtime.service().retries(job.job_id)
     with st.container(
         horizontal=True, vertical_alignment="center", key=f"heading-{job.job_id}", gap="small"
     ):
@@ -39,7 +41,7 @@ def heading(job: JobView) -> None:
         st.space("stretch")
         if job.status.ended:
             buttons.retry_from_button(job, "job")
-        compare_link(job)
+        compare_link(job, retries)
         st.page_link(
             "submit.py",
             label="Submit like this",
@@ -53,7 +55,7 @@ def heading(job: JobView) -> None:
                 st.space(1)
     trouble.said(f"job-{job.job_id}")
     remarks.line(job)
-    links(job)
+    links(job, retries)
 
 
 def life(job: JobView) -> list[str]:
@@ -68,9 +70,9 @@ def life(job: JobView) -> list[str]:
     return [*parts, f"submitted {times.ago(job.created_at)}"]
 
 
-def links(job: JobView) -> None:
+def links(job: JobView, retries: Sequence[int]) -> None:
     """To the job that this one retries, and to those that retry this one."""
-    found = [(f"retried as job {n}", n) for n in runtime.service().retries(job.job_id)[-RETRIES:]]
+    found = [(f"retried as job {n}", n) for n in retries[-RETRIES:]]
     if job.parent_id is not None:
         which = f" ({job.retry_number} of {job.max_retries})" if job.retry_number else ""
         kind = "automatic retry" if job.retry_number else "retry"

@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.errors import StreamlitAPIException
 
 from backend import runtime
+from backend.deletion import Deletion
 from backend.labels import LabelError
 from backend.search import NAME
 from backend.service import UnknownJobError
@@ -175,11 +176,11 @@ def delete(ids: Sequence[int]) -> None:
         )
 
 
-def deletions() -> None:
+def deletions(found: Sequence[Deletion]) -> None:
     """What was deleted and can be taken back, each with the button for it."""
     if said := st.session_state.get(LEFT_OUT):
         st.warning(formats.escape(said, 500), icon=":material/info:")
-    for deletion in runtime.service().deletions():
+    for deletion in found:
         key = f"{deletion.at:%H%M%S%f}"
         jobs = formats.some(len(deletion.job_ids), "job")
         size = ("" if deletion.whole else "at least ") + formats.size(deletion.bytes)

@@ -11,6 +11,7 @@ from backend.bins import CurveSummary
 from backend.comparison import Column, Differences, Value
 from backend.views import JobFilter, JobView
 from pages.parts import cards, formats, plotly_script
+from pages.parts.chart import TITLES
 from pages.parts.live import go_to_job
 
 FOUND: Final = 12
@@ -20,12 +21,6 @@ EMPTY: Final = (
     "Add jobs with the box beside this, one after the other: their curves are drawn over each "
     "other here, and what differs between them is listed below."
 )
-TITLES: Final[Mapping[str, str]] = {
-    "train_loss": "Train loss",
-    "eval_loss": "Held-out loss",
-    "learning_rate": "Learning rate",
-    "grad_norm": "Gradient norm",
-}
 
 _HERE: Final = Path(__file__).parent
 _SCRIPTS: Final = ("overlay_lines.js", "overlay_legend.js", "overlay_table.js", "overlay.js")
@@ -201,10 +196,10 @@ def title(name: str) -> str:
     return TITLES.get(name, words[:1].upper() + words[1:])
 
 
-def compare_link(job: JobView) -> None:
+def compare_link(job: JobView, retries: Sequence[int]) -> None:
     """From a job to the comparison of it with what it retries and what retries it."""
     others = [] if job.parent_id is None else [job.parent_id]
-    ids = [job.job_id, *others, *runtime.service().retries(job.job_id)]
+    ids = [job.job_id, *others, *retries]
     st.page_link(
         "compare.py",
         label="Compare",
