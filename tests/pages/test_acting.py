@@ -1,13 +1,13 @@
 """Pause, resume, cancel, kill and retry: what the buttons say, and what they do."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend import runtime
 from backend.models import FailureKind, JobStatus, RequestKind, utc_now
-from pages.parts import buttons
+from pages.parts import buttons, cards
 from tests.pages.conftest import Open, Rows, sound, words
 from tests.pages.test_pages import button, labels, table
 
@@ -201,17 +201,29 @@ def test_retries_are_linked_both_ways(rows: Rows, open_page: Open) -> None:
     assert link.query_string == f"id={first}"
 
 
-def test_an_automatic_retry_says_which_and_when_it_starts(rows: Rows, open_page: Open) -> None:
+def test_an_automatic_retry_says_which_and_when_it_starts(
+    rows: Rows, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = utc_now()
+
+    class Clock(datetime):
+        """A page takes its time to be drawn."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return now
+
+    monkeypatch.setattr(cards, "datetime", Clock)
     first = rows.failed(FailureKind.CRASHED, max_retries=3)
     fields = {"parent_id": first, "continues_id": first, "max_retries": 3, "retry_number": 1}
-    waits = rows.job(starts_after=utc_now() + timedelta(seconds=3630), **fields)
+    waits = rows.job(starts_after=now + timedelta(seconds=3600), **fields)
     page = job_page(open_page, waits)
     assert "Automatic retry 1 of 3, starts in 1 h 0 min." in words(page)
     assert f"Automatic retry of job {first} (1 of 3)" in words(page)
     assert "from its checkpoint" not in words(page), "There is none."
     assert "automatic retry 1 of 3, starts in" in words(open_page("jobs"))
     assert table(page, "Automatic retries") == "1 of 3 used"
-    due = rows.job(starts_after=utc_now() - timedelta(seconds=1), **fields)
+    due = rows.job(starts_after=now - timedelta(seconds=1), **fields)
     assert "Next in the queue." in words(job_page(open_page, due))
 
 
