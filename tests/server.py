@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
+import httpx
+
 from backend.models import Job
 from backend.recipes import RECIPES, command_for
 from backend.store import Store
@@ -20,6 +22,7 @@ from tests.conftest import PROJECT
 from tests.waiting import wait_until
 
 STOP_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 
 def free_port() -> int:
@@ -104,6 +107,30 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def submit(self, **body: object) -> int:
+        """Queue a job over HTTP, as it is described there; return its number."""
+        answer = httpx.post(f"{self.url}/api/training/execute", json=body, timeout=PATIENCE_SECONDS)
+        return int(answer.raise_for_status().json()["job_id"])
+
+    def kill(self, job_id: int) -> None:
+        """Cancel a job over HTTP, without the time to save."""
+        address = f"{self.url}/api/training/cancel/{job_id}?now=true"
+        httpx.post(address, headers={"X-Requested-With": "tests"}, timeout=PATIENCE_SECONDS)
+
+    def kill_all(self) -> None:
+        """End what a test may have left, and wait until it is gone."""
+        live = {"status": ["queued", "paused", "running"]}
+
+        def left() -> list[int]:
+            answer = httpx.get(
+                f"{self.url}/api/training/jobs", params=live, timeout=PATIENCE_SECONDS
+            )
+            return [job["job_id"] for job in answer.json()["jobs"]]
+
+        for job_id in left():
+            self.kill(job_id)
+        wait_until(lambda: not left(), PATIENCE_SECONDS, lambda: f"These jobs go on: {left()}")
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """End the server as Ctrl-C does, or with another signal."""

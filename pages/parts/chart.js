@@ -4,10 +4,9 @@
 
 const AXES = ["step", "epoch", "time", "clock"]
 const NAMES = { step: "step", epoch: "epoch", time: "", clock: "" }
-const UNITS = [[172_800, 86_400, "days"], [7200, 3600, "hours"], [180, 60, "minutes"], [0, 1, "seconds"]]
 const FIRST = ["learning_rate", "grad_norm", "samples_per_second", "steps_per_second", "perplexity"]
 const LOSSES = ["train_loss", "eval_loss"]
-const PLAIN = { axis: "step", smoothing: 0.6, log: false, outliers: false, x: null, y: null, hidden: [] }
+const PLAIN = { axis: "step", smoothing: SMOOTHING, log: false, outliers: false, x: null, y: null, hidden: [] }
 const SYMBOLS = {
   checkpoint: "diamond", pause: "square", resume: "triangle-right", stall: "hourglass", retry: "triangle-up", end: "line-ns-open",
 }
@@ -21,33 +20,26 @@ const mounts = new WeakMap()
 
 // What the reader chose: in the address, so that it can be opened elsewhere, and kept for this tab by job.
 
-const short = (value) => String(Number(value.toPrecision(14)))
-
 function written(view) {
-  const zoom = [...(view.x ?? ["", ""]), ...(view.y ?? ["", ""])].map((v) => (v === "" ? "" : short(v)))
   return {
     cx: view.axis === PLAIN.axis ? null : view.axis,
-    cs: view.smoothing === PLAIN.smoothing ? null : short(view.smoothing),
+    cs: view.smoothing === SMOOTHING ? null : short(view.smoothing),
     cl: view.log ? "1" : null,
     co: view.outliers ? "1" : null,
-    cz: view.x || view.y ? zoom.join("~") : null,
+    cz: zoomText(view),
     ch: view.hidden.map((name) => encodeURIComponent(name).replaceAll("~", "%7E")).join("~") || null,
   }
 }
 
 function understood(read) {
-  const number = (text) => (text && Number.isFinite(Number(text)) ? Number(text) : null)
-  const [x0, x1, y0, y1] = (read("cz") ?? "").split("~").map(number)
-  const pair = (a, b) => (a !== null && b !== null && a < b ? [a, b] : null)
-  const smoothing = number(read("cs"))
   const hidden = (read("ch") ?? "").split("~").filter(Boolean).map((name) => {
     try { return decodeURIComponent(name) } catch { return name }
   })
   return {
     axis: AXES.includes(read("cx")) ? read("cx") : PLAIN.axis,
-    smoothing: smoothing === null ? PLAIN.smoothing : Math.min(0.99, Math.max(0, smoothing)),
+    smoothing: smoothingOf(read("cs")),
     log: read("cl") === "1", outliers: read("co") === "1",
-    x: pair(x0 ?? null, x1 ?? null), y: pair(y0 ?? null, y1 ?? null), hidden,
+    ...zoomOf(read("cz")), hidden,
   }
 }
 
@@ -71,8 +63,6 @@ function keep(mount) {
 }
 
 // What is drawn
-
-const isPlain = (name) => isMeasured(name) || name === "learning_rate"
 
 function panels(curve) {
   const names = Object.keys(curve.series).filter((name) => curve.series[name].bin.length)
@@ -242,8 +232,6 @@ function layout(mount, traces, rule, { main }) {
     ...(main ? { yaxis2: { overlaying: "y", range: [0, 1], fixedrange: true, visible: false } } : {}),
   }
 }
-
-const CONFIG = { typesetMath: false, displaylogo: false, displayModeBar: false, doubleClick: false, scrollZoom: false, showTips: false }
 
 // Drawing
 

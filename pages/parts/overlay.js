@@ -6,28 +6,22 @@
 const PACE = 2000 // ms between two looks at the runs that live
 const RAW = 8 // up to so many runs have their unsmoothed values behind them
 const ALIGNED = { step: "step", epoch: "epoch", time: "since start" }
-const CONFIG = { typesetMath: false, displaylogo: false, displayModeBar: false, doubleClick: false, scrollZoom: false, showTips: false }
 
 const mounts = new WeakMap()
 let mounted = 0
 
 // The reader's choices
 
-const pair = (a, b) => (Number.isFinite(a) && Number.isFinite(b) && a < b ? [a, b] : null)
-
 function readView() {
-  const numbers = (readAddress("cz") ?? "").split("~").map((text) => (text === "" ? NaN : Number(text)))
-  const smoothing = Number(readAddress("cs") ?? 0.6)
   return {
     metric: readAddress("metric"),
     align: readAddress("align") in ALIGNED ? readAddress("align") : "step",
     group: readAddress("group"),
     band: readAddress("band") === "sd" ? "sd" : "range",
-    smoothing: Number.isFinite(smoothing) ? Math.min(0.99, Math.max(0, smoothing)) : 0.6,
+    smoothing: smoothingOf(readAddress("cs")),
     log: readAddress("cl") === "1",
     calm: readAddress("co") === "1",
-    x: pair(numbers[0], numbers[1]),
-    y: pair(numbers[2], numbers[3]),
+    ...zoomOf(readAddress("cz")),
     hidden: new Set((readAddress("ch") ?? "").split(",").map(Number).filter(Number.isInteger)),
     find: readAddress("cf") ?? "",
   }
@@ -35,17 +29,15 @@ function readView() {
 
 function keep(mount) {
   const { view } = mount
-  const short = (value) => String(Number(value.toPrecision(8)))
-  const zoom = [...(view.x ?? ["", ""]), ...(view.y ?? ["", ""])].map((value) => (value === "" ? "" : short(value)))
   writeAddress({
     metric: view.metric,
     align: view.align === "step" ? null : view.align,
     group: view.group,
     band: view.band === "sd" ? "sd" : null,
-    cs: view.smoothing === 0.6 ? null : short(view.smoothing),
+    cs: view.smoothing === SMOOTHING ? null : short(view.smoothing),
     cl: view.log ? "1" : null,
     co: view.calm ? "1" : null,
-    cz: view.x || view.y ? zoom.join("~") : null,
+    cz: zoomText(view),
     ch: [...view.hidden].filter((id) => mount.data.ids.includes(id)).join(",") || null,
     cf: view.find || null,
   })
@@ -139,8 +131,7 @@ function picture(mount) {
   const { data, view, look } = mount
   const name = metricOf(mount)
   const curves = store(mount)
-  const plain = isMeasured(name) || name === "learning_rate"
-  const smoothing = plain ? 0 : view.smoothing
+  const smoothing = isPlain(name) ? 0 : view.smoothing
   const shown = data.runs.filter((run) => isShown(mount, run.id) && curves.has(run.id))
   const lines = new Map(
     shown.map((run) => [run.id, lineOf(curves.get(run.id), name, view.align, { smoothing, extreme: smoothing === 0 })]),

@@ -82,4 +82,3 @@ function blended(lines, band) {
 }
 
 // Seconds since the start are shown in a unit that suits the longest run.
-const UNITS = [[172_800, 86_400, "days"], [7200, 3600, "hours"], [180, 60, "minutes"], [0, 1, "seconds"]]

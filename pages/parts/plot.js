@@ -94,6 +94,28 @@ function writeAddress(values) {
   if (url.href !== location.href) history.replaceState(history.state, "", url)
 }
 
+// How a choice is written into the address, and read back; what makes no sense is none.
+const SMOOTHING = 0.6
+
+const short = (value) => String(Number(value.toPrecision(14)))
+
+const number = (text) => (text && Number.isFinite(Number(text)) ? Number(text) : null)
+
+function smoothingOf(text) {
+  return Math.min(0.99, Math.max(0, number(text) ?? SMOOTHING))
+}
+
+// `x0~x1~y0~y1`, empty where an axis shows all.
+function zoomText({ x, y }) {
+  return x || y ? [...(x ?? ["", ""]), ...(y ?? ["", ""])].map((v) => (v === "" ? "" : short(v))).join("~") : null
+}
+
+function zoomOf(text) {
+  const [x0, x1, y0, y1] = (text ?? "").split("~").map(number)
+  const pair = (a, b) => (Number.isFinite(a) && Number.isFinite(b) && a < b ? [a, b] : null)
+  return { x: pair(x0, x1), y: pair(y0, y1) }
+}
+
 // The exponential moving average that TensorBoard draws, started at zero and divided by what that
 // takes away (1 − weight^n after n values), so that the first values are not drawn towards it; where
 // a value is missing so is its average, and it does not count.
@@ -323,3 +345,11 @@ function title(name, titles = {}) {
 
 // What is measured now and then rather than logged at each step is shown as it is: each point counts.
 const isMeasured = (name) => /^(eval|val|valid|validation|test)(_|$|\/|-)/i.test(name)
+
+// Those are measured as they are, or follow a plan: their lines are not smoothed.
+const isPlain = (name) => isMeasured(name) || name === "learning_rate"
+
+// From so many seconds on, an axis of times is in this unit.
+const UNITS = [[172_800, 86_400, "days"], [7200, 3600, "hours"], [180, 60, "minutes"], [0, 1, "seconds"]]
+
+const CONFIG = { typesetMath: false, displaylogo: false, displayModeBar: false, doubleClick: false, scrollZoom: false, showTips: false }

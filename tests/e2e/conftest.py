@@ -47,6 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     data = tmp_path_factory.mktemp("e2e") / "data"
     with Server(data, workers=3, stall_grace_seconds=1, cancel_grace_seconds=5) as server:
         yield server
+        server.kill_all()
 
 
 @pytest.fixture(scope="session")

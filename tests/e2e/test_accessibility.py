@@ -82,13 +82,7 @@ def execute(
     """Queues a script that ends, fails or goes on; answers with the job's number."""
     script = write_script("logs.py", LOGS)
 
-    def queue(how: str) -> int:
-        body = {"script": script, "args": [how, str(release)]}
-        answer = httpx.post(f"{server.url}/api/training/execute", json=body, timeout=30)
-        answer.raise_for_status()
-        return int(answer.json()["job_id"])
-
-    return queue
+    return lambda how: server.submit(script=script, args=[how, str(release)])
 
 
 def state(server: Server, number: int) -> str:

@@ -58,14 +58,13 @@ def row(page: Page, job_id: int) -> Locator:
 
 
 def test_three_jobs_are_compared_while_they_run(
-    page: Page, write_script: Callable[[str, str], str]
+    page: Page, server: Server, write_script: Callable[[str, str], str]
 ) -> None:
     path = write_script("grows.py", GROWS)
-    ids = []
-    for number, lr in enumerate((0.1, 0.2, 0.1), 1):
-        body = {"name": f"growing {number}", "script": path, "args": ["--lr", str(lr)]}
-        answer = page.request.post("/api/training/execute", data=body)
-        ids.append(int(answer.json()["job_id"]))
+    ids = [
+        server.submit(name=f"growing {number}", script=path, args=["--lr", str(lr)])
+        for number, lr in enumerate((0.1, 0.2, 0.1), 1)
+    ]
     one, two, three = ids
     page.goto(f"/job?id={one}")
     page.get_by_test_id("stMain").get_by_role("link", name="Compare").click()

@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import insert
@@ -67,14 +66,7 @@ def server(data: Path, store: Store, tmp_path_factory: pytest.TempPathFactory) -
         queue_job(store, f"sleeper {number}", "script", script=script)
     with Server(data, workers=2, cancel_grace_seconds=2) as server:
         yield server
-        for status in ("queued", "running"):  # each test may be the only one at its server
-            live = httpx.get(f"{server.url}/api/training/jobs?status={status}", timeout=60)
-            for job in live.json()["jobs"]:
-                httpx.post(
-                    f"{server.url}/api/training/cancel/{job['job_id']}?now=true",
-                    headers={"X-Requested-With": "test"},
-                    timeout=60,
-                )
+        server.kill_all()  # each test may be the only one at its server
     nonce = DataPaths(data).read_nonce() or ""
     wait_until(lambda: not find_all_marked(nonce), 30, "A job outlived its test.")
 
@@ -168,8 +160,7 @@ def test_the_order_stays_while_jobs_come_and_many_are_cancelled_at_once(
     page.goto("/jobs")
     expect(page.locator(".sb-count").first).to_contain_text("1 to 50 shown")
     before = shown(page)
-    answer = httpx.post(f"{server.url}/api/training/execute", json={"recipe": "digits"}, timeout=60)
-    new = answer.json()["job_id"]
+    new = server.submit(recipe="digits")
     fresh = page.get_by_role("button", name="1 new job · Show")
     expect(fresh).to_be_visible()
     assert shown(page) == before

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -43,11 +42,6 @@ def test_a_job_is_seen_in_the_sidebar_and_told_of_when_it_ends(
 ) -> None:
     page = own_page
 
-    def submit(name: str, script: str, *args: str) -> int:
-        body = {"script": script, "args": args, "name": name}
-        answer = httpx.post(f"{server.url}/api/training/execute", json=body, timeout=30)
-        return int(answer.json()["job_id"])
-
     page.add_init_script(STAND_IN)
     page.goto("/gpu")
     strip = page.locator(".signalbox-strip")
@@ -57,7 +51,8 @@ def test_a_job_is_seen_in_the_sidebar_and_told_of_when_it_ends(
     height = strip.bounding_box()
     assert height
     hostile = "digits <img src=x onerror=alert(1)>"
-    number = submit(hostile, write_script("busy.py", BUSY), str(tmp_path / "end"))
+    busy = write_script("busy.py", BUSY)
+    number = server.submit(name=hostile, script=busy, args=[str(tmp_path / "end")])
     running = strip.get_by_role("link", name=re.compile(r"[1-9]\d* running"))
     expect(running).to_be_visible()
     expect(page).to_have_title(re.compile(r"^▶ [1-9]\d* running · GPU · Signalbox$"))
@@ -98,7 +93,8 @@ def test_a_job_is_seen_in_the_sidebar_and_told_of_when_it_ends(
     wish.click()
     expect(wish).to_have_attribute("aria-checked", "true")
     page.evaluate("hiddenNow = true")
-    crashed = submit("broken", write_script("broken.py", "raise ValueError('upside down')"))
+    broken = write_script("broken.py", "raise ValueError('upside down')")
+    crashed = server.submit(name="broken", script=broken)
     expect(page).to_have_title(re.compile(f"^✕ Job {crashed} crashed · .*Signalbox$"))
     assert page.evaluate("shown") == [f"Job {crashed} broken crashed (signalbox-{crashed})"]
     expect(toast).to_contain_text("ValueError: upside down")

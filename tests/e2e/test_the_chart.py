@@ -56,18 +56,6 @@ def visit(page: Page, address: str) -> None:
     page.goto(address, wait_until="commit")
 
 
-def submit(server: Server, path: str) -> int:
-    answer = httpx.post(
-        f"{server.url}/api/training/execute", json={"script": path, "gpus": 0}, timeout=60
-    )
-    return int(answer.raise_for_status().json()["job_id"])
-
-
-def cancel(server: Server, job_id: int) -> None:
-    address = f"{server.url}/api/training/cancel/{job_id}?now=true"
-    httpx.post(address, headers={"X-Requested-With": "tests"}, timeout=60).raise_for_status()
-
-
 def read(page: Page, script: str) -> Any:
     """A value of the large chart, where `plot` is its element."""
     return page.evaluate(
@@ -161,7 +149,7 @@ def test_averages_and_bins_are_as_worked_out_by_hand(browser: Browser) -> None:
 def test_a_zoom_is_held_while_500_points_arrive_and_nothing_moves(
     page: Page, server: Server, write_script: Callable[[str, str], str]
 ) -> None:
-    job_id = submit(server, write_script("steady.py", STEADY))
+    job_id = server.submit(script=write_script("steady.py", STEADY), gpus=0)
     visit(page, f"/job?id={job_id}")
     wait_until(lambda: newest(page) >= 60, 120, "No curve was drawn.")
     expect(follow(page)).to_have_attribute("aria-pressed", "true")
@@ -205,7 +193,7 @@ def test_a_zoom_is_held_while_500_points_arrive_and_nothing_moves(
     assert sum(page.evaluate("globalThis.shifts")) < 0.01
 
     page.evaluate("document.querySelector('.signalbox-curve').dataset.same = 'yes'")
-    cancel(server, job_id)
+    server.kill(job_id)
     ended = page.locator(".stMarkdownBadge").filter(has_text=re.compile("cancelled$")).first
     expect(ended).to_be_visible()
     same = page.locator(".signalbox-curve")
@@ -221,7 +209,7 @@ def test_a_zoom_is_held_while_500_points_arrive_and_nothing_moves(
 def test_every_control_and_what_the_address_keeps(
     page: Page, server: Server, write_script: Callable[[str, str], str]
 ) -> None:
-    job_id = submit(server, write_script("short.py", SHORT))
+    job_id = server.submit(script=write_script("short.py", SHORT), gpus=0)
     visit(page, f"/job?id={job_id}")
     wait_until(lambda: newest(page) >= 1500, 120, "The curve was not drawn to its end.")
     said = page.locator(".signalbox-said")
