@@ -36,7 +36,7 @@ from backend.processes import (
     send_signal,
     variables_of,
 )
-from tests.waiting import wait_until
+from tests.waiting import lives, wait_until
 
 NEVER = threading.Event()
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -127,11 +127,6 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
     yield child
     child.kill()
     child.wait()
-
-
-def _lives(pid: int) -> bool:
-    row = processes._row(pid)
-    return row is not None and row.alive
 
 
 # Launching
@@ -344,9 +339,9 @@ def test_the_end_leaves_nothing(
 ) -> None:
     run = start(source, *args)
     pids = run.pids(count)
-    assert all(map(_lives, pids))
+    assert all(map(lives, pids))
     ended = run.end(grace_seconds)
-    assert [pid for pid in pids if _lives(pid)] == []
+    assert [pid for pid in pids if lives(pid)] == []
     assert find_marked(run.mark) == []
     assert not run.leader.alive()
     assert (ended.killed > 0) == (grace_seconds < 1), "killed are those that do not obey"
@@ -360,7 +355,7 @@ def test_what_a_leader_that_died_first_left_behind_is_ended_too(start: Start, so
     os.kill(run.leader.id.pid, signal.SIGKILL)
     wait_until(lambda: not run.leader.alive())
     run.end()
-    wait_until(lambda: not any(map(_lives, pids)), 5)
+    wait_until(lambda: not any(map(lives, pids)), 5)
 
 
 def test_the_leader_is_asked_first_and_may_save_with_its_workers(start: Start) -> None:
@@ -520,7 +515,7 @@ def test_neighbours_and_strangers_are_left_alone(
     mine = run.pids(1)
     assert {row.id.pid for row in find_marked(run.mark)} == {run.leader.id.pid, *mine}
     run.end()
-    assert all(map(_lives, pids))
+    assert all(map(lives, pids))
     assert all(other.leader.alive() for other in others)
     assert stranger.poll() is None
 
@@ -667,7 +662,7 @@ def test_an_adopted_leader_can_be_ended(start: Start) -> None:
     assert end_tree(leader, 10, NEVER) == Ended((), 0)
     assert not leader.alive()
     assert leader.exit_code() == -signal.SIGTERM, "it is a child of ours, whoever launched it"
-    assert not any(map(_lives, pids))
+    assert not any(map(lives, pids))
 
 
 def test_a_leader_is_found_by_its_mark_alone(start: Start) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from backend.models import JobStatus
+from backend.processes import read_table
 from backend.service import Service
 from backend.views import JobFilter
 
@@ -47,6 +48,12 @@ def cancel_and_close(service: Service) -> int:
         service.cancel(job_id)
     wait_until_ended(service, *live_jobs(service))
     return service.close()
+
+
+def lives(pid: int) -> bool:
+    """Whether it is a process that still runs: one that has ended may yet wait for its parent."""
+    row = read_table().get(pid)
+    return row is not None and row.alive
 
 
 def live_jobs(service: Service) -> list[int]:

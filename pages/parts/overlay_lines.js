@@ -80,5 +80,3 @@ function blended(lines, band) {
   }
   return { x, y, low, high }
 }
-
-// Seconds since the start are shown in a unit that suits the longest run.

@@ -110,9 +110,10 @@ function zoomText({ x, y }) {
   return x || y ? [...(x ?? ["", ""]), ...(y ?? ["", ""])].map((v) => (v === "" ? "" : short(v))).join("~") : null
 }
 
+const pair = (a, b) => (Number.isFinite(a) && Number.isFinite(b) && a < b ? [a, b] : null)
+
 function zoomOf(text) {
   const [x0, x1, y0, y1] = (text ?? "").split("~").map(number)
-  const pair = (a, b) => (Number.isFinite(a) && Number.isFinite(b) && a < b ? [a, b] : null)
   return { x: pair(x0, x1), y: pair(y0, y1) }
 }
 

@@ -42,12 +42,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests of this folder; each test looks at its own jobs."""
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     data = tmp_path_factory.mktemp("e2e") / "data"
     with Server(data, workers=3, stall_grace_seconds=1, cancel_grace_seconds=5) as server:
         yield server
-        server.kill_all()
+
+
+@pytest.fixture
+def server(one_server: Server) -> Iterator[Server]:
+    """One for all tests of this folder; each looks at its own jobs, and leaves none running."""
+    yield one_server
+    one_server.kill_all()
 
 
 @pytest.fixture(scope="session")

@@ -205,6 +205,7 @@ def test_a_job_is_submitted_watched_and_cancelled_by_keyboard_alone(
     press("c")  # two or more jobs may be on this page, and none of them is meant
     page.goto(f"/job?id={number}")
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_visible()
+    wait_until(lambda: page.evaluate("keyListeners()") == 1, 30)
     assert state(server, number) == "running"
     press("Control+c")
     press("c")

@@ -4,14 +4,13 @@ import re
 from collections.abc import Callable
 from urllib.parse import parse_qs, urlparse
 
-import psutil
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from backend.paths import DataPaths
 from backend.processes import Mark, find_marked
 from tests.server import Server
-from tests.waiting import wait_until
+from tests.waiting import lives, wait_until
 
 MINUTE = 60_000
 
@@ -94,7 +93,7 @@ def test_char_lm_is_cancelled_with_one_click_and_its_whole_tree_is_gone(
 
     page.get_by_role("button", name="Cancel", exact=True).click()
     expect(lamp(page, "cancelled")).to_be_visible()
-    assert not any(map(psutil.pid_exists, pids))
+    assert not any(map(lives, pids))
     assert not marked(server, number)
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_have_count(0)
 

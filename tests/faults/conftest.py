@@ -11,7 +11,7 @@ import pytest
 
 from backend.models import Cleanup, Event, Failure, Job, JobStatus
 from backend.paths import DataPaths, RunPaths
-from backend.processes import find_all_marked, read_table, send_kill
+from backend.processes import find_all_marked, send_kill
 from backend.service import Service
 from backend.settings import Settings
 from backend.store import Store
@@ -138,11 +138,6 @@ def serve(folder: Folder) -> Iterator[Serve]:
     for service in services:
         if not service._pool._closing.is_set():
             cancel_and_close(service)
-
-
-def lives(pid: int) -> bool:
-    row = read_table().get(pid)
-    return row is not None and row.alive
 
 
 def tiny_disk(path: Path, options: str) -> Iterator[Path]:

@@ -11,6 +11,7 @@ run once, with a legal history, and no process of any job may be left.
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -141,10 +142,11 @@ def submit(service: Service, script: Path, kind: str) -> int:
     )
 
 
-def a_servers_life(data: Path, script: Path, choose: random.Random) -> None:
-    """Start, submit a few jobs, cancel some; it ends when it is killed."""
+def a_servers_life(data: Path, script: Path, choose: random.Random, started: int) -> None:
+    """Start, say so on the pipe, submit a few jobs, cancel some; it ends when it is killed."""
     service = Service(settings_of(data))
     service.start()
+    os.write(started, b"!")
     while True:
         waiting = service.counts()[JobStatus.QUEUED]
         if waiting < 6:
@@ -196,10 +198,16 @@ def kill_servers(data: Path, rounds: int, seed: int) -> int:
     alone = 0
     for _ in range(rounds):
         life = random.Random(choose.random())
-        with forked(lambda life=life: a_servers_life(data, script, life), log) as pid:  # type: ignore[misc]
-            # A third dies while it starts, which takes some 50 ms.
-            time.sleep(choose.uniform(0, 0.12) if choose.random() < 0.3 else choose.uniform(0.1, 1))
+        has_started, started = os.pipe()
+        with forked(functools.partial(a_servers_life, data, script, life, started), log) as pid:
+            os.close(started)
+            if choose.random() < 0.3:
+                time.sleep(choose.uniform(0, 0.12))  # while it starts, or soon after
+            else:
+                os.read(has_started, 1)  # or it has ended, which the status tells below
+                time.sleep(choose.uniform(0, 0.9))
             os.kill(pid, signal.SIGKILL)
+            os.close(has_started)
             _, status = os.waitpid(pid, 0)
             assert os.WIFSIGNALED(status), f"The server ended by itself: {log.read_text()[-3000:]}"
         if nonce(data) and find_all_marked(nonce(data)):

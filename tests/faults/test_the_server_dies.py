@@ -19,9 +19,9 @@ from backend import supervisor as supervisor_module
 from backend.models import FailureKind, JobStatus, RequestKind
 from backend.processes import Mark
 from tests.conftest import PROJECT
-from tests.faults.conftest import Folder, Serve, Start, lives
+from tests.faults.conftest import Folder, Serve, Start
 from tests.server import Server
-from tests.waiting import wait_until, wait_until_ended
+from tests.waiting import lives, wait_until, wait_until_ended
 
 WAITS = """
     import os, sys, time

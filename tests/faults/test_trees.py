@@ -12,8 +12,8 @@ import pytest
 from backend import processes
 from backend.models import FailureKind, JobStatus
 from backend.processes import ProcessId, read_table, send_kill
-from tests.faults.conftest import Folder, Serve, lives
-from tests.waiting import wait_until, wait_until_ended
+from tests.faults.conftest import Folder, Serve
+from tests.waiting import lives, wait_until, wait_until_ended
 
 HEAD = """
 import os, signal, subprocess, sys, time
