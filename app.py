@@ -18,7 +18,7 @@ import streamlit as st
 from anyio import to_thread
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,6 +29,7 @@ from backend.service import Service, StartError, UnknownJobError
 from backend.settings import SettingsError, read_settings
 from backend.store import StoreError
 from pages.parts import plotly_script, shell
+from pages.parts.static_files import StaticFiles
 
 logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 logging.getLogger("backend").setLevel(logging.INFO)
@@ -113,7 +114,7 @@ async def page(request: Request) -> HTMLResponse:
     """What a new browser gets that opens a page by its address."""
     name, asked = request.url.path.strip("/"), request.query_params.get("id", "")
     job_id = await to_thread.run_sync(_known, asked) if name == "job" else None
-    return HTMLResponse(shell.page_shell(name, job_id), headers={"Cache-Control": "no-cache"})
+    return HTMLResponse(shell.page_shell(job_id), headers={"Cache-Control": "no-cache"})
 
 
 def _known(asked: str) -> int | None:
@@ -123,13 +124,15 @@ def _known(asked: str) -> int | None:
     return None
 
 
-async def plotly(_: Request) -> FileResponse:
-    """Plotly's script as its package ships it."""
-    return FileResponse(
-        plotly_script.SCRIPT,
-        media_type="text/javascript",
-        headers={"Cache-Control": "public, max-age=31536000, immutable"},
-    )
+async def plotly(request: Request) -> Response:
+    """Plotly's script, which a browser may keep."""
+    headers = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+    packed = "gzip" in request.headers.get("Accept-Encoding", "")
+    if packed:
+        headers["Content-Encoding"] = "gzip"
+    script = plotly_script.compressed if packed else plotly_script.source
+    content = await to_thread.run_sync(script)
+    return Response(content, media_type="text/javascript", headers=headers)
 
 
 API_ALONE: Final = ("/api", "/health")
@@ -160,5 +163,6 @@ app = st.App(
             origins=st.get_option("server.corsAllowedOrigins"),
         ),
         Middleware(ApiFirst),
+        Middleware(StaticFiles),
     ],
 )

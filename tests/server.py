@@ -113,6 +113,11 @@ class Server:
         answer = httpx.post(f"{self.url}/api/training/execute", json=body, timeout=PATIENCE_SECONDS)
         return int(answer.raise_for_status().json()["job_id"])
 
+    def status(self, job_id: int) -> str:
+        """A job's state, as the API tells it."""
+        address = f"{self.url}/api/training/status/{job_id}"
+        return str(httpx.get(address, timeout=PATIENCE_SECONDS).json()["status"])
+
     def kill(self, job_id: int) -> None:
         """Cancel a job over HTTP, without the time to save."""
         address = f"{self.url}/api/training/cancel/{job_id}?now=true"

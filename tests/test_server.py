@@ -1,5 +1,6 @@
 """The real server, started by the README's command, without a browser."""
 
+import gzip
 import http.client
 import statistics
 import time
@@ -15,6 +16,7 @@ from backend.paths import DataPaths
 from backend.processes import Mark, find_marked
 from backend.store import Store
 from pages.parts import plotly_script
+from pages.parts.static_files import FOLDER
 from tests.server import Server, queue_job
 from tests.waiting import wait_until
 
@@ -103,7 +105,29 @@ def test_the_charts_script_is_served_by_the_server_itself(server: Server) -> Non
     assert headers["content-type"].startswith("text/javascript")
     assert "immutable" in headers["cache-control"]
     assert b"plotly.js" in body[:1000]
-    assert body == plotly_script.SCRIPT.read_bytes()
+    hint, _, script = body.partition(b"\n")
+    assert hint == b"//# allFunctionsCalledOnLoad"
+    assert script == plotly_script.SCRIPT.read_bytes()
+    status, headers, packed = get(server, plotly_script.URL, **{"Accept-Encoding": "br, gzip"})
+    assert (status, headers["content-encoding"]) == (200, "gzip")
+    assert gzip.decompress(packed) == body
+
+
+def test_streamlits_own_files_are_served_as_they_are(server: Server) -> None:
+    files = sorted((FOLDER / "js").glob("index.*.js")) + sorted(FOLDER.glob("*/*.woff2"))
+    assert len(files) > 3
+    for _ in range(2):
+        for file in files:
+            path = f"/static/{file.relative_to(FOLDER).as_posix()}"
+            status, headers, body = get(server, path)
+            assert (status, body) == (200, file.read_bytes())
+            assert "immutable" in headers["cache-control"]
+            kind = "javascript" if file.suffix == ".js" else "font/woff2"
+            assert kind in headers["content-type"]
+    status, headers, body = get(server, path, Range="bytes=0-9")
+    assert (status, len(body)) == (206, 10)
+    for strange in ("/static/js/none.js", "/static/../app.py", "/static/%2e%2e/%2e%2e/app.py"):
+        assert b"lifespan" not in get(server, strange)[2]
 
 
 def test_a_second_server_on_the_same_folder_is_refused_and_the_first_goes_on(

@@ -244,8 +244,7 @@ function schedule(mount) {
 }
 
 function draw(mount) {
-  const Plotly = globalThis.Plotly
-  if (!Plotly || !mount.curve || mount.stopped) return
+  if (!mount.curve || mount.stopped) return
   const { root } = mount
   const begun = mount.curve.bins.step.length > 0
   mount.notice.textContent = begun ? "" : mount.data.empty
@@ -262,10 +261,25 @@ function draw(mount) {
   const all = [...curves, ...signs(mount, shown, chosen.main, rule)]
   mount.plot.classList.remove("signalbox-skeleton")
   react(mount, mount.plot, all, layout(mount, all, rule, { main: true }))
+  if (!mount.painted) afterPaint(() => plotted(mount))
   listen(mount)
   side(mount, chosen.side)
   words(mount)
   controls(mount)
+}
+
+// From now on Plotly draws, once it is there.
+async function plotted(mount) {
+  if (mount.painted || mount.stopped) return
+  mount.painted = true
+  try {
+    await plotly(mount.data.script)
+  } catch {
+    mount.trouble.textContent = `The chart can only be looked at: ${mount.data.script} did not arrive.`
+    return
+  }
+  mount.choice += 1 // the small charts too, at once
+  schedule(mount)
 }
 
 // A plot can be listened to once it is drawn.
@@ -278,7 +292,12 @@ function listen(mount) {
 
 function react(mount, plot, traces, form) {
   if (!plot.offsetWidth) return // in a hidden tab it has none, and Plotly throws on it
+  if (!globalThis.Plotly || !mount.painted) {
+    if (!plot.data) sketch(plot, traces, form)
+    return
+  }
   drawing(plot, globalThis.Plotly.react(plot, traces, form, CONFIG))
+  unsketch(plot)
   mount.observer.observe(plot)
   const at = mount.pointer
   if (at?.plot !== plot) return
@@ -493,13 +512,14 @@ async function detail(mount, a, b) {
 }
 
 async function picture(mount, format) {
+  const Plotly = await plotly(mount.data.script)
   const { plot, look } = mount
   const data = plot.data.map((trace) => ({ ...trace, showlegend: Boolean(trace.name) && trace.hoverinfo !== "skip" }))
   const form = {
     ...plot.layout, paper_bgcolor: look.paper, plot_bgcolor: look.paper, showlegend: true, title: undefined,
     margin: { ...plot.layout.margin, t: 44 }, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
   }
-  const url = await globalThis.Plotly.toImage({ data, layout: form }, { format, width: 1100, height: 560, scale: format === "png" ? 2 : 1 })
+  const url = await Plotly.toImage({ data, layout: form }, { format, width: 1100, height: 560, scale: format === "png" ? 2 : 1 })
   const link = document.createElement("a")
   link.href = url
   link.download = `job-${mount.data.job_id}-loss.${format}`
@@ -591,13 +611,6 @@ function begin(root, data) {
   wire(mount)
   controls(mount)
   keep(mount)
-  const loaded = plotly(data.script).then(
-    () => {
-      if (mount.stopped) return
-      schedule(mount)
-    },
-    () => { mount.trouble.textContent = `The chart could not be loaded: ${data.script} did not arrive.` },
-  )
   mount.feed = feed(data.job_id, (curve, trouble) => {
     mount.trouble.textContent = trouble ?? ""
     if (!curve || (curve === mount.curve && !trouble)) return
@@ -605,9 +618,11 @@ function begin(root, data) {
     const news = first || curve.rows !== mount.curve.rows || curve.live !== mount.curve.live || curve.level !== mount.curve.level
     if (curve.rows < (mount.curve?.rows ?? 0)) mount.detail = null // it was cut
     mount.curve = curve
-    if (news || curve.indexed < 1) schedule(mount)
-    if (mount.view.x) loaded.then(() => refine(mount))
-    if (first) loaded.then(() => askMarks(mount))
+    if (first) {
+      draw(mount) // within the frame that shows the rest of it
+      afterPaint(() => askMarks(mount))
+    } else if (news || curve.indexed < 1) schedule(mount)
+    if (mount.view.x) refine(mount)
   })
   return mount
 }

@@ -2,6 +2,8 @@
 
 import shlex
 from collections.abc import Mapping
+from html import escape
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import streamlit as st
@@ -26,20 +28,38 @@ MEMORY_HELP: Final = {
 }
 
 
-def pairs(rows: Mapping[str, Any]) -> None:
-    """Names and values in two columns; strangers' texts show as typed."""
-    shown: dict[str, str] = {}
+def _html(text: Any) -> str:
+    return escape(formats.one_line(text, 300))
+
+
+def pairs(rows: Mapping[str, Any], meanings: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Names and values in two columns; strangers' texts show as typed.
+
+    `st.table` would do, but has the browser load 750 kB of scripts before it draws.
+
+    Args:
+        rows: Each name with its value.
+        meanings: What a name stands for, to be shown on hover.
+    """
+    cells = []
     for name, value in rows.items():
-        label = formats.escape(name) or formats.NOTHING
-        while label in shown:  # names that look alike have a row each
-            label += "\u2060"
-        shown[label] = formats.escape(value, 300)
-    st.table(shown, border="horizontal")
+        label = _html(name) or formats.NOTHING
+        if name in meanings:
+            label = f'<abbr title="{escape(meanings[name])}">{label}</abbr>'
+        cells.append(f'<th scope="row">{label}</th><td>{_html(value)}</td>')
+    st.html(f'<table class="box-pairs"><tr>{"</tr><tr>".join(cells)}</tr></table>')
 
 
 def verbatim(text: str, empty: str, height: Literal["content"] | int = "content") -> None:
-    """A stranger's text of many lines as it is; `empty` says that there is none."""
+    """A stranger's text of many lines as it is, to be copied; `empty` says that there is none."""
     st.code(formats.lines(text) or empty, language=None, wrap_lines=True, height=height)
+
+
+def plain(key: str, text: str, empty: str) -> None:
+    """The same without a button that copies it, for what is on every job's page: `st.code` has the
+    browser load 1.6 MB of scripts before it draws."""
+    with st.container(key=f"plain-{key}"):
+        st.text(formats.lines(text) or empty)
 
 
 def figures(job: JobView, curve: CurveSummary) -> None:
@@ -114,21 +134,16 @@ def memory(job: JobView) -> None:
             rows["Still held by"] = ", ".join(
                 f"{h.get('name') or 'a process'} (pid {h.get('pid')})" for h in cleanup.holders
             )
-        with st.container(gap="xxsmall"):
-            for name, value in rows.items():
-                with st.container(horizontal=True, gap="small", wrap=False):
-                    st.markdown(f":small[{name}]", help=MEMORY_HELP.get(name), width=120)
-                    with st.container(width="stretch"):
-                        st.markdown(f":small[{formats.escape(value, 300)}]")
+        pairs(rows, MEMORY_HELP)
 
 
 def timeline(job: JobView) -> None:
     st.subheader("Timeline", anchor=False)
-    for event in runtime.service().timeline(job.job_id):
-        with st.container(horizontal=True, gap="small"):
-            st.caption(cards.when(event.at), width=190)
-            with st.container(width="stretch"):
-                st.text(formats.one_line(said(event), 300))
+    happened = (
+        f'<tr><th scope="row">{cards.when(event.at)}</th><td>{_html(said(event))}</td>'
+        for event in runtime.service().timeline(job.job_id)
+    )
+    st.html(f'<table class="box-pairs">{"</tr>".join(happened)}</tr></table>')
 
 
 def said(event: Event) -> str:
@@ -143,7 +158,7 @@ def files(job: JobView) -> None:
         pairs({file.name: formats.size(file.bytes) for file in found})
     else:
         st.caption("The run folder is made when the job starts.")
-    verbatim(job.folder, formats.NOTHING)
+    plain("folder", job.folder, formats.NOTHING)
 
 
 def log(job: JobView) -> None:
@@ -153,7 +168,7 @@ def log(job: JobView) -> None:
     long = not job.status.ended or tail.count("\n") > SHORT_LOG
     height: Literal["content"] | int = 300 if long else "content"
     with st.container(height=height, border=False, autoscroll=True, key=f"log-{job.job_id}"):
-        verbatim(tail, "Nothing has been written yet.")
+        plain("log", tail, "Nothing has been written yet.")
     st.download_button(
         "Download log",
         data=lambda: runtime.service().log_bytes(job.job_id),

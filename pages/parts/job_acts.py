@@ -13,7 +13,6 @@ from backend.labels import LabelError
 from backend.search import NAME
 from backend.service import UnknownJobError
 from pages.parts import formats, job_question, job_table, trouble
-from pages.parts.live import go_to_job
 
 SPOT: Final = "jobs"
 DELETE: Final = "jobs-to-delete"
@@ -37,8 +36,6 @@ def do(event: Mapping[str, Any]) -> None:
     ids = [int(i) for i in raw if isinstance(i, int | float)][:MAX_ACTED]
     st.session_state.pop(LEFT_OUT, None)
     match event.get("do"):
-        case "go":
-            go_to_job(ids[0])
         case "sort" if NAME.fullmatch(str(event.get("key"))):
             job_question.write(
                 sort=f"{'-' if event.get('descending') else ''}{event['key']}", page=None

@@ -55,6 +55,13 @@ function prefetch(id) {
   setTimeout(() => delete kept[id], 10 * SECOND) // nobody went there
 }
 
+// To another page as by the browser's own buttons, to which Streamlit listens: a click that the server
+// hears of has it run this page twice before it turns to the other.
+function visit(address) {
+  history.pushState(null, "", address)
+  dispatchEvent(new PopStateEvent("popstate"))
+}
+
 const plain = (event) => event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey
 
 class Table {
@@ -398,7 +405,7 @@ class Table {
     link.onclick = (event) => {
       if (!plain(event)) return
       event.preventDefault()
-      this.act("go", { id })
+      visit(link.href)
     }
     const tags = make("span")
     const said = make("div", "sb-said")

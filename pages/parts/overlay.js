@@ -192,7 +192,7 @@ const dashText = (dash) => (dash.length ? dash.map((length) => `${length}px`).jo
 
 const transparent = (color) => (/^#[0-9a-f]{6}$/i.test(color) ? `${color}2b` : color)
 
-function layoutOf(mount, { traces, heights, unit, label, name }) {
+function layoutOf(mount, { heights, unit, label, name }) {
   const { look, view } = mount
   const ends = heights.flatMap((line) => (line.x.length ? [line.x[0], line.x.at(-1)] : []))
   const across = view.x ?? extent(ends, { margin: 0.015 }) ?? [0, 1]
@@ -236,15 +236,34 @@ function draw(mount) {
   notice.textContent = noticeOf(mount, arrived, some)
   notice.classList.toggle("over", some)
   mount.box.classList.toggle("waiting", data.runs.length > 0 && data.metrics.length > 0 && !some && !notice.textContent)
-  if (!Plotly || !arrived.length) return
+  if (!arrived.length) return
   const shown = picture(mount)
   mount.unit = shown.unit
-  drawing(plot, Plotly.react(plot, shown.traces, layoutOf(mount, shown), CONFIG))
+  const form = layoutOf(mount, shown)
+  if (!Plotly || !mount.painted) {
+    if (!plot.data) sketch(plot, shown.traces, form)
+    if (!mount.painted) afterPaint(() => plotted(mount))
+    return
+  }
+  drawing(plot, Plotly.react(plot, shown.traces, form, CONFIG))
+  unsketch(plot)
   mount.shown = shown
   mount.drawn = arrived.length
   plot.dataset.drawn = String(arrived.length)
   if (!mount.listening) listenToPlot(mount)
   light(mount, mount.lit)
+}
+
+// From now on Plotly draws, once it is there.
+async function plotted(mount) {
+  if (mount.painted || mount.stopped) return
+  mount.painted = true
+  try {
+    await plotly(mount.data.script)
+  } catch {
+    mount.trouble = `The chart can only be looked at: ${mount.data.script} did not arrive.`
+  }
+  schedule(mount)
 }
 
 function noticeOf(mount, arrived, some) {
@@ -456,13 +475,7 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
   drawFound(mount)
   if (before !== data.ids.join()) load(mount)
   else if (!store(mount).size) load(mount)
-  plotly(data.script).then(
-    () => schedule(mount),
-    () => {
-      mount.trouble = "The chart could not be loaded: " + data.script + " did not arrive. The table below is up to date."
-      schedule(mount)
-    },
-  )
+  schedule(mount)
   return () => {
     mount.stopped = true
     mount.ended.abort()

@@ -11,34 +11,30 @@ from pages.parts import plotly_script
 
 STYLE: Final = Path(__file__).parent / "style.css"
 STATIC: Final = Path(st.__file__).parent / "static"
-NEEDED: Final = ("Button", "PageLink", "Progress", "ProgressBar", "Html", "purify.es")
+NEEDED: Final = (
+    *("Button", "PageLink", "Progress", "ProgressBar", "Html", "purify.es", "rehype-raw", "lib"),
+    *("BidiComponent", "serialization", "recordbatch", "_arrayReduce"),
+)
 """Scripts of what every page has; Streamlit asks for them only once it is to be drawn."""
-DRAWING: Final = ("job", "compare")
-"""The pages with a chart, and what draws components there."""
-COMPONENT: Final = "BidiComponent"
 BEGIN: Final = Path(__file__).parent / "early.js"
 TOLD: Final = '<script>window.__streamlit = { BACKEND_BASE_URL: location.origin + "/" }</script>'
 
 
-def page_shell(name: str = "", job_id: int | None = None) -> str:
+def page_shell(job_id: int | None = None) -> str:
     """Streamlit's index.html, told where the server is, how the pages look and what they need.
 
     Without the first the browser takes `/job` for a prefix that the app may be served under, asks
     there first, and shows two errors in its console before it asks at the root. Without the others
     a page is first seen in Streamlit's own style, with grey bars for its links and buttons and the
-    names of its icons for their signs, and then jumps. Where there is a chart it begins to load.
+    names of its icons for their signs, and then jumps. What draws charts is loaded in a pause.
 
     Args:
-        name: The page's address.
         job_id: A job that there is: its curve is asked for already.
     """
-    index = (STATIC / "index.html").read_text(encoding="utf-8")
-    charts = []
-    if name in DRAWING:
-        begin = BEGIN.read_text(encoding="utf-8")
-        given = f"{json.dumps(plotly_script.URL)}, {json.dumps(job_id)}"
-        charts = [f"<script>{begin}({given})</script>", *_modules(COMPONENT)]
-    head = "\n    ".join(["<head>", TOLD, *charts, *_early()])
+    index = _index()
+    given = f"{json.dumps(plotly_script.URL)}, {json.dumps(job_id)}"
+    begin = f"<script>{BEGIN.read_text(encoding='utf-8')}({given})</script>"
+    head = "\n    ".join(["<head>", TOLD, begin, *_early()])
     # At the end, so that it comes after Streamlit's own, which are put at the end of the head.
     style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
     return (
@@ -49,23 +45,24 @@ def page_shell(name: str = "", job_id: int | None = None) -> str:
 
 
 @cache
+def _index() -> str:
+    return (STATIC / "index.html").read_text(encoding="utf-8")
+
+
+@cache
 def _early() -> list[str]:
     """Links that have the browser fetch these files before they are asked for."""
-    files = STATIC / "static"
+    files, index = STATIC / "static", _index()
     return [
-        *_modules(*NEEDED),
+        *(
+            f'<link rel="modulepreload" crossorigin href="./static/js/{script.name}">'
+            for name in NEEDED
+            for script in (files / "js").glob(f"{name}.*.js")
+            if script.name not in index
+        ),
         *(
             f'<link rel="preload" crossorigin href="./static/media/{font.name}" as="font" '
             'type="font/woff2">'
             for font in (files / "media").glob("MaterialSymbols-*.woff2")
         ),
-    ]
-
-
-@cache
-def _modules(*names: str) -> list[str]:
-    scripts = [path for n in names for path in (STATIC / "static" / "js").glob(f"{n}.*.js")]
-    return [
-        f'<link rel="modulepreload" crossorigin href="./static/js/{script.name}">'
-        for script in scripts
     ]

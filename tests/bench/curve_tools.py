@@ -4,7 +4,8 @@ Each is given the same points (`curve_points`) in its own files, written once an
 benchmark's folder, and each comes with a look at its page that says whether the curve is drawn:
 
 - Signalbox: the plot of the job's page (of `/compare`, for many) has a line in the document for
-  each run, and its data goes to the run's last step.
+  each run that goes to the right edge of the plot: its own first sketch, or what Plotly draws in
+  its place. `can be zoomed`: Plotly has drawn it, to the run's last step.
 - TensorBoard: its default page with `tagFilter=train_loss`, so that it draws this one chart only.
   The card's table names the last step of each run, and the chart's canvas has ink in the right
   fifth. It samples 1,000 points of a run, its default. Its data are loaded before it is timed; how
@@ -38,6 +39,7 @@ from tests.server import free_port
 from tests.waiting import wait_until
 
 OURS: Final = "Signalbox"
+ZOOMED: Final = "Signalbox, can be zoomed"
 FLOOR: Final = "an empty page"
 LOAD_SECONDS: Final = 600
 MEMORY_BYTES: Final = 6 * 2**30
@@ -61,7 +63,18 @@ const inked = (canvas, from, vivid) => {
 }
 """
 
-SIGNALBOX_DRAWN: Final = """
+SKETCHED: Final = """
+[...document.querySelectorAll("PLOT")].some((plot) => {
+  const area = plot.querySelector("clipPath rect")?.getBBox()
+  const ends = [...plot.querySelectorAll("[clip-path] path")].filter((line) => {
+    const box = line.getBBox()
+    return line.getAttribute("d").length > 200 && box.x + box.width > area.x + 0.95 * area.width
+  })
+  return ends.length >= RUNS
+})
+"""
+
+PLOTTED: Final = """
 [...document.querySelectorAll("PLOT")].some((plot) => {
   const traces = (plot.data ?? []).filter((trace) =>
     trace.x?.length && trace.x.at(-1) >= 0.99 * STEPS)
@@ -103,15 +116,17 @@ class Drawing:
     note: str = ""
 
 
-def signalbox(server: str, runs: Runs, case: Case) -> Drawing:
-    """The page of Signalbox that draws a case."""
+def signalbox(server: str, runs: Runs, case: Case, zoomed: bool = False) -> Drawing:
+    """The page of Signalbox that draws a case, once that is seen, or once it can be zoomed."""
     ids = runs.ids(case)
     if case.runs == 1:
-        path, plot = f"/job?id={ids[0]}", ".signalbox-main .js-plotly-plot"
+        path, place = f"/job?id={ids[0]}", ".signalbox-main"
     else:
-        path = f"/compare?ids={','.join(map(str, ids))}&metric=train_loss"
-        plot = ".js-plotly-plot"
-    return Drawing(server + path, _filled(SIGNALBOX_DRAWN.replace("PLOT", plot), case))
+        path, place = f"/compare?ids={','.join(map(str, ids))}&metric=train_loss", ""
+    drawn = PLOTTED.replace("PLOT", f"{place} .js-plotly-plot").strip()
+    if not zoomed:
+        drawn += " || " + SKETCHED.replace("PLOT", f"{place} .signalbox-sketch").strip()
+    return Drawing(server + path, _filled(drawn, case))
 
 
 @contextmanager

@@ -27,10 +27,10 @@ from typing import Final
 
 import psutil
 
-from tests.bench.curve_browser import chromium, click_seconds, cold_seconds
+from tests.bench.curve_browser import MOST_SECONDS, chromium, click_seconds, cold_seconds
 from tests.bench.curve_costs import first, index_curves, jobs, live
 from tests.bench.curve_report import NOTHING, TOO_LONG, Bench, Seconds, head, judged, note, row
-from tests.bench.curve_tools import FLOOR, OURS, RIVALS, floor, signalbox
+from tests.bench.curve_tools import FLOOR, OURS, RIVALS, ZOOMED, floor, signalbox
 from tests.bench.curve_work import Case, Runs, Work
 from tests.server import Server
 
@@ -49,7 +49,7 @@ CLICK_SECONDS: Final = 0.5
 
 def cold(bench: Bench) -> None:
     """From navigation to the drawn curve, beside the rivals and an empty page."""
-    tools = (OURS, *bench.rivals, FLOOR)
+    tools = (OURS, ZOOMED, *bench.rivals, FLOOR)
     head("navigation to the drawn curve", *tools, "goals: met")
     medians: list[float] = []
     with Server(bench.runs.data) as server:
@@ -84,6 +84,7 @@ def _cold(bench: Bench, server: Server, case: Case) -> dict[str, Seconds]:
     with ExitStack() as stack:
         drawings = {
             OURS: signalbox(server.url, bench.runs, case),
+            ZOOMED: signalbox(server.url, bench.runs, case, zoomed=True),
             FLOOR: stack.enter_context(floor()),
         }
         for name in bench.rivals:
@@ -107,25 +108,22 @@ def _cold(bench: Bench, server: Server, case: Case) -> dict[str, Seconds]:
 
 def click(bench: Bench) -> None:
     """From the press on a job's link in the open jobs table to its drawn curve."""
-    head("jobs table to the drawn curve", OURS, "goal: met")
+    head("jobs table to the drawn curve", OURS, ZOOMED, "goal: met")
     with Server(bench.runs.data) as server:
         index_curves(bench, server)
         for case in (case for case in bench.cases if case.runs == 1):
             (job_id,) = bench.runs.ids(case)
             table, link = f"{server.url}/jobs?q={case.slug}", f'a[href$="job?id={job_id}"]'
-            each: list[float] = []
-            for number in range(bench.repeat + 1):
-                drawing = signalbox(server.url, bench.runs, case)
-                seconds = click_seconds(bench.browser, table, link, drawing)
-                if seconds is None:
-                    break
-                if number:
-                    each.append(seconds)
-            if each:
-                took = Seconds(each)
-                row(case.name, took, judged("at most 0.5 s", took.median, CLICK_SECONDS))
-            else:
-                row(case.name, TOO_LONG, "at most 0.5 s: MISSED")
+            took: dict[bool, Seconds] = {}
+            for zoomed in (False, True):
+                drawing = signalbox(server.url, bench.runs, case, zoomed)
+                each = [
+                    click_seconds(bench.browser, table, link, drawing)
+                    for _ in range(bench.repeat + 1)
+                ][1:]  # the first warms the server
+                took[zoomed] = Seconds([MOST_SECONDS if s is None else s for s in each])
+            goal = judged("at most 0.5 s", took[False].median, CLICK_SECONDS)
+            row(case.name, took[False], took[True], goal)
 
 
 PARTS: Final[Mapping[str, Callable[[Bench], None]]] = {

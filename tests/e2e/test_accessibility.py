@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import axe_playwright_python
-import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -85,11 +84,6 @@ def execute(
     return lambda how: server.submit(script=script, args=[how, str(release)])
 
 
-def state(server: Server, number: int) -> str:
-    answer = httpx.get(f"{server.url}/api/training/status/{number}", timeout=30)
-    return str(answer.json()["status"])
-
-
 def findings(page: Page) -> list[Any]:
     """What axe calls serious or critical, but for what is known."""
     found = page.evaluate(RUN_AXE)
@@ -100,8 +94,8 @@ def test_axe_finds_nothing_serious_on_any_page_in_either_theme(
     page: Page, server: Server, execute: Callable[[str], int]
 ) -> None:
     fails, ends, runs = execute("ends badly"), execute("ends"), execute("goes on")
-    wait_until(lambda: state(server, runs) == "running", 60)
-    wait_until(lambda: {state(server, n) for n in (fails, ends)} == {"failed", "completed"}, 90)
+    wait_until(lambda: server.status(runs) == "running", 60)
+    wait_until(lambda: {server.status(n) for n in (fails, ends)} == {"failed", "completed"}, 90)
     page.emulate_media(color_scheme="light", reduced_motion="reduce")
     for path in (
         "/",
@@ -206,7 +200,7 @@ def test_a_job_is_submitted_watched_and_cancelled_by_keyboard_alone(
     page.goto(f"/job?id={number}")
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_visible()
     wait_until(lambda: page.evaluate("keyListeners()") == 1, 30)
-    assert state(server, number) == "running"
+    assert server.status(number) == "running"
     press("Control+c")
     press("c")
     expect(lamp(page, "cancelled")).to_be_visible()

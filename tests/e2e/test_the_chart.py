@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from pages.parts.plotly_script import with_shared
 from tests.server import Server
@@ -311,3 +311,54 @@ def test_every_control_and_what_the_address_keeps(
     points = [json.loads(line) for line in contents["metrics.jsonl"].splitlines()]
     assert len(points) == 1500
     assert points[999]["eval_loss"] == 0.5
+
+
+TICKS = """(plot) => {
+  const place = plot.getBoundingClientRect()
+  const at = (element) => {
+    const box = element.getBoundingClientRect()
+    return [box.x + box.width / 2 - place.x, box.y + box.height / 2 - place.y]
+  }
+  const texts = plot.querySelectorAll(".signalbox-sketch text, .xtick text, .ytick text")
+  const lines = plot.querySelectorAll(".signalbox-sketch [clip-path] path, .scatterlayer .js-line")
+  return [
+    Object.fromEntries([...texts].map((text) => [text.textContent, at(text)])),
+    [...lines].map((line) => {
+      const box = line.getBoundingClientRect()
+      return [box.x - place.x, box.y - place.y, box.width, box.height]
+    }),
+  ]
+}"""
+
+
+@pytest.mark.parametrize("choices", ["", "&cl=1", "&cz=200~900~~", "&cx=epoch&co=1"])
+def test_a_curve_is_sketched_where_plotly_then_draws_it(
+    choices: str, page: Page, server: Server, write_script: Callable[[str, str], str]
+) -> None:
+    job_id = server.submit(script=write_script("short.py", SHORT), gpus=0)
+    curve = f"{server.url}/api/training/curve/{job_id}?bins=1000"
+    wait_until(lambda: httpx.get(curve).json().get("rows") == 1500, 60)
+    held: list[Route] = []
+    page.route("**/vendor/*", lambda route: held.append(route))
+    visit(page, f"/job?id={job_id}{choices}")
+    plot = page.locator(".signalbox-main .signalbox-plot")
+    expect(plot.locator(".signalbox-sketch")).to_be_attached()
+    texts, lines = plot.evaluate(TICKS)
+    wait_until(lambda: page.evaluate("1") and held, 60, "Plotly was not asked for.")
+    for request in held:
+        request.continue_()
+    held.clear()
+    page.unroute("**/vendor/*")
+    expect(plot.locator(".scatterlayer .js-line").first).to_be_attached()
+    expect(plot.locator(".signalbox-sketch")).not_to_be_attached()
+    drawn_texts, drawn_lines = plot.evaluate(TICKS)
+    texts.pop("step", None)
+    texts.pop("epoch", None)
+    assert len(texts) > 6
+    for text, (x, y) in texts.items():
+        assert drawn_texts[text] == [pytest.approx(x, abs=2), pytest.approx(y, abs=2)], text
+    if "cz" in choices or "co" in choices:
+        return  # Plotly is given more of the points there, or draws less of those out of sight
+    assert len(lines) == len(drawn_lines) == 3
+    for line, drawn in zip(sorted(lines), sorted(drawn_lines), strict=True):
+        assert line == [pytest.approx(edge, abs=1.5) for edge in drawn]

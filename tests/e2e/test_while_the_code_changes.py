@@ -1,4 +1,5 @@
-"""Editing the project's files while the server runs keeps its one Service."""
+"""Editing the project's files while the server runs keeps its one Service, also for those who have
+Streamlit look for edits, which is switched off."""
 
 import shutil
 from pathlib import Path
@@ -26,8 +27,9 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_an_edited_backend_module_is_not_loaded_a_second_time(
-    browser: Browser, project: Path, tmp_path: Path
+    browser: Browser, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("STREAMLIT_SERVER_FILE_WATCHER_TYPE", "auto")
     with Server(tmp_path / "data", project) as server:
         page = browser.new_page(base_url=server.url)
         page.goto("/gpu")

@@ -1,12 +1,12 @@
 """What the live chart is given by its page: nothing that grows with the run."""
 
 import json
+import re
 from typing import Any
 
-import pytest
-
 from backend.models import JobStatus
-from pages.parts import plotly_script, shell
+from pages.parts import plotly_script
+from pages.parts.shell import NEEDED, page_shell
 from tests.pages.conftest import Open, Rows
 
 
@@ -45,15 +45,16 @@ def test_a_charts_script_comes_after_what_all_charts_share() -> None:
     shared, feed, own = (
         script.index(text) for text in ("function ema(", "function feed(", "export default")
     )
-    assert shared < feed < own
+    assert shared < script.index("function sketch(") < feed < own
 
 
-@pytest.mark.parametrize(("name", "begins"), [("job", True), ("compare", True), ("jobs", False)])
-def test_a_page_with_a_chart_begins_to_load_it_in_its_shell(name: str, begins: bool) -> None:
-    assert (plotly_script.URL in shell.page_shell(name)) is begins
-    assert ("BidiComponent" in shell.page_shell(name)) is begins
+def test_the_shell_has_the_browser_fetch_what_every_page_draws_with() -> None:
+    links = re.findall(r'<link rel="modulepreload"[^>]* href="\./static/js/([^"]+)">', page_shell())
+    assert len(links) == len(set(links))
+    for name in NEEDED:
+        assert any(link.startswith(f"{name}.") for link in links), f"Streamlit has no {name}."
 
 
 def test_the_shell_of_a_job_that_there_is_asks_for_its_curve() -> None:
-    assert f'("{plotly_script.URL}", 12)</script>' in shell.page_shell("job", 12)
-    assert f'("{plotly_script.URL}", null)</script>' in shell.page_shell("job", None)
+    assert f'("{plotly_script.URL}", 12)</script>' in page_shell(12)
+    assert f'("{plotly_script.URL}", null)</script>' in page_shell()

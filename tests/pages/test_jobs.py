@@ -198,7 +198,7 @@ def test_a_job_is_starred_renamed_tagged_and_deleted_on_its_own_page(
     sound(page.run())
     job = runtime.service().job(job_id)
     assert (job.name, job.tags, job.starred) == ("after **all**", ["paper", "to keep"], True)
-    assert "**two**\nlines" in [code.value for code in page.code]
+    assert "**two**\nlines" in [text.value for text in page.text]
     page.text_input(key=f"tags-{job_id}").set_value("x" * 60)
     button(page, "Save").click()
     assert "at most 50 characters" in sound(page.run()).error[0].value
