@@ -11,13 +11,15 @@ what a page costs its reader would not be what is measured.
 Protocol: https://chromedevtools.github.io/devtools-protocol/
 """
 
+import base64
 import itertools
 import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -30,6 +32,13 @@ from tests.waiting import wait_until
 MOST_SECONDS: Final = 120.0
 POLL_SECONDS: Final = 0.1
 READING_SECONDS: Final = 1.5
+AWAKE: Final = (
+    "--disable-backgrounding-occluded-windows",
+    "--disable-background-timer-throttling",
+    "--disable-renderer-backgrounding",
+)
+"""So that a window behind another goes on as if somebody looked at it."""
+
 SIZE: Final = {"width": 1280, "height": 800}
 
 WATCH: Final = """
@@ -63,10 +72,12 @@ class Browser:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._numbers = itertools.count(1)
+        self.received: Counter[str] = Counter()
+        """Bytes, by the session of a window that counts them."""
         self.version = str(self.send("Browser.getVersion")["product"])
 
     def send(self, method: str, session: str | None = None, **params: object) -> dict[str, Any]:
-        """Ask for something, and wait for its answer; events are not listened to."""
+        """Ask for something, and wait for its answer."""
         asked = {"id": next(self._numbers), "method": method, "params": params}
         self._socket.send(json.dumps(asked | ({"sessionId": session} if session else {})))
         while True:
@@ -74,6 +85,27 @@ class Browser:
             if answer.get("id") == asked["id"]:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return cast("dict[str, Any]", answer["result"])
+            self._hear(answer)
+
+    def listen(self, seconds: float) -> float:
+        """Let time pass, and hear what happens meanwhile; returns how many seconds passed."""
+        begin = time.monotonic()
+        with suppress(TimeoutError):
+            while (left := begin + seconds - time.monotonic()) > 0:
+                self._hear(json.loads(self._socket.recv(timeout=left)))
+        return time.monotonic() - begin
+
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        """Count bytes: heads and bodies as they come over the wire, and what WebSockets say."""
+        size = 0.0
+        if event.get("method") == "Network.loadingFinished":
+            size = event["params"]["encodedDataLength"]
+        elif event.get("method") == "Network.webSocketFrameReceived":
+            frame = event["params"]["response"]
+            text = frame["payloadData"]
+            size = len(base64.b64decode(text) if frame["opcode"] == 2 else text.encode())
+        if size:
+            self.received[event["sessionId"]] += int(size)
 
 
 class Window:
@@ -81,11 +113,18 @@ class Window:
 
     def __init__(self, browser: Browser, context: str) -> None:
         self._browser = browser
-        target = browser.send("Target.createTarget", url="about:blank", browserContextId=context)
+        target = browser.send(
+            "Target.createTarget", url="about:blank", browserContextId=context, newWindow=True
+        )
         attached = browser.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = str(attached["sessionId"])
         self._send("Emulation.setDeviceMetricsOverride", deviceScaleFactor=1, mobile=False, **SIZE)
+        self._send("Emulation.setFocusEmulationEnabled", enabled=True)
         self._send("Page.enable")
+
+    def count_bytes(self) -> None:
+        """Add what it receives from now on to `received`."""
+        self._send("Network.enable")
 
     def begin_with(self, script: str) -> None:
         """Run this in each new document, before anything of its own."""
@@ -125,7 +164,7 @@ def chromium() -> Iterator[Browser]:
     assert CHROMIUM is not None, "Chromium is not installed (Debian: apt-get install chromium)."
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         told = Path(folder) / "DevToolsActivePort"
-        command = [CHROMIUM, "--headless", "--no-first-run", *ARGUMENTS, "--lang=en-GB"]
+        command = [CHROMIUM, "--headless", "--no-first-run", "--lang=en-GB", *ARGUMENTS, *AWAKE]
         process = subprocess.Popen(
             [*command, "--remote-debugging-port=0", f"--user-data-dir={folder}"],
             stdin=subprocess.DEVNULL,

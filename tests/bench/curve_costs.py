@@ -1,25 +1,23 @@
 """What the curves cost the server: the first data, an open page while a job logs, a long table."""
 
-import base64
 import http.client
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import psutil
-from playwright.sync_api import Page
 
 from backend.models import JobStatus
 from backend.paths import DataPaths
 from backend.store import Store
 from tests.bench.api import copy_job
 from tests.bench.bare_streamlit import BareStreamlit
-from tests.bench.curve_browser import MOST_SECONDS, new_window
+from tests.bench.curve_browser import new_window
 from tests.bench.curve_report import NOTHING, Bench, Seconds, head, judged, note, row
 from tests.bench.curve_work import Case, finished_job
 from tests.bench.page_script import script_seconds
@@ -34,6 +32,7 @@ JOBS: Final = 10_000
 SCRIPT_SECONDS: Final = 0.15
 
 TABS: Final = (0, 1, 10)
+PLOTTED: Final = "document.querySelectorAll('.js-plotly-plot').length"
 SETTLE_SECONDS: Final = 5.0
 LIVE_SECONDS: Final = 20.0
 LOGGING: Final = """\
@@ -130,15 +129,17 @@ def live(bench: Bench) -> None:
             process = psutil.Process(server.pid)
             for tabs in TABS:
                 with ExitStack() as stack:
-                    pages = [stack.enter_context(new_window(bench.browser)) for _ in range(tabs)]
-                    received = [_counted(page) for page in pages]
-                    for page in pages:
-                        page.goto(f"{server.url}/job?id={job_id}")
-                        page.locator(".js-plotly-plot").first.wait_for(timeout=1000 * MOST_SECONDS)
-                    _wait(pages, SETTLE_SECONDS)
-                    before, used = sum(count() for count in received), process.cpu_times()
-                    seconds = _wait(pages, LIVE_SECONDS)
-                    after, now = sum(count() for count in received), process.cpu_times()
+                    for _ in range(tabs):
+                        window = stack.enter_context(new_window(bench.browser))
+                        window.count_bytes()
+                        window.go(f"{server.url}/job?id={job_id}")
+                        assert window.wait_for(
+                            "document.querySelectorAll('.js-plotly-plot').length"
+                        )
+                    bench.browser.listen(SETTLE_SECONDS)
+                    before, used = bench.browser.received.total(), process.cpu_times()
+                    seconds = bench.browser.listen(LIVE_SECONDS)
+                    after, now = bench.browser.received.total(), process.cpu_times()
                     cpu = now.user + now.system - used.user - used.system
                     rate = (after - before) / seconds / tabs / 1000 if tabs else 0
                     row(
@@ -163,38 +164,6 @@ def _logging_server(folder: Path, end: Path) -> Iterator[tuple[Server, int]]:
         finally:
             end.touch()
             wait_until(lambda: store.counts()[JobStatus.RUNNING] == 0, 60)
-
-
-def _counted(page: Page) -> Callable[[], float]:
-    """The bytes that a page receives from now on: heads and bodies as they come over the wire, and
-    what its WebSockets say."""
-    received = 0.0
-
-    def loaded(event: dict[str, Any]) -> None:
-        nonlocal received
-        received += event["encodedDataLength"]
-
-    def said(event: dict[str, Any]) -> None:
-        nonlocal received
-        frame = event["response"]
-        text = frame["payloadData"]
-        received += len(base64.b64decode(text) if frame["opcode"] == 2 else text.encode())
-
-    session = page.context.new_cdp_session(page)
-    session.on("Network.loadingFinished", loaded)
-    session.on("Network.webSocketFrameReceived", said)
-    session.send("Network.enable")
-    return lambda: received
-
-
-def _wait(pages: list[Page], seconds: float) -> float:
-    """Let time pass; a page's events are heard only in a call to its browser."""
-    begin = time.monotonic()
-    if pages:
-        pages[0].wait_for_timeout(1000 * seconds)
-    else:
-        time.sleep(seconds)
-    return time.monotonic() - begin
 
 
 def jobs(bench: Bench) -> None:

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from playwright.sync_api import Browser
-
-from tests.bench.curve_browser import MOST_SECONDS
+from tests.bench.curve_browser import MOST_SECONDS, Browser
 from tests.bench.curve_work import Case, Runs, Work
 
 NOTHING: Final = "-"
