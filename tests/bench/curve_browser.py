@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
+import psutil
 from websockets.sync.client import ClientConnection, connect
 
 from tests.bench.curve_tools import INK, Drawing
@@ -32,6 +33,7 @@ from tests.waiting import wait_until
 MOST_SECONDS: Final = 120.0
 POLL_SECONDS: Final = 0.1
 READING_SECONDS: Final = 1.5
+QUIET_PERCENT: Final = 10
 AWAKE: Final = (
     "--disable-backgrounding-occluded-windows",
     "--disable-background-timer-throttling",
@@ -191,8 +193,17 @@ def new_window(browser: Browser) -> Iterator[Window]:
         browser.send("Target.disposeBrowserContext", browserContextId=context)
 
 
+def rest() -> None:
+    """Wait until the machine is quiet: a server may go on with what it was asked for after its page
+    was closed, and would take a core from the next."""
+    begin = time.monotonic()
+    while psutil.cpu_percent(0.5) > QUIET_PERCENT and time.monotonic() - begin < MOST_SECONDS:
+        pass
+
+
 def cold_seconds(browser: Browser, drawing: Drawing) -> float | None:
     """From navigation to the drawn curve in a new window; None where it takes too long."""
+    rest()
     with new_window(browser) as window:
         window.begin_with(watch(drawing.drawn, AT_ONCE))
         window.go(drawing.url)
@@ -202,6 +213,7 @@ def cold_seconds(browser: Browser, drawing: Drawing) -> float | None:
 
 def click_seconds(browser: Browser, url: str, link: str, drawing: Drawing) -> float | None:
     """From the press on a link, a CSS selector, of an open page to the drawn curve."""
+    rest()
     with new_window(browser) as window:
         window.go(url)
         place = PLACE.replace("LINK", json.dumps(link))
