@@ -143,7 +143,7 @@ def timeline(job: JobView) -> None:
         f'<tr><th scope="row">{cards.when(event.at)}</th><td>{_html(said(event))}</td>'
         for event in runtime.service().timeline(job.job_id)
     )
-    st.html(f'<table class="box-pairs">{"</tr>".join(happened)}</tr></table>')
+    st.html(f'<table class="box-pairs box-happened">{"</tr>".join(happened)}</tr></table>')
 
 
 def said(event: Event) -> str:
