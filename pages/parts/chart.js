@@ -261,21 +261,16 @@ function draw(mount) {
   const all = [...curves, ...signs(mount, shown, chosen.main, rule)]
   mount.plot.classList.remove("signalbox-skeleton")
   react(mount, mount.plot, all, layout(mount, all, rule, { main: true }))
-  if (!mount.painted) afterPaint(() => plotted(mount))
+  if (!mount.painted) takeOver(mount, plotted)
   listen(mount)
   side(mount, chosen.side)
   words(mount)
   controls(mount)
 }
 
-// From now on Plotly draws, once it is there.
-async function plotted(mount) {
-  if (mount.painted || mount.stopped) return
-  mount.painted = true
-  try {
-    await plotly(mount.data.script)
-  } catch {
-    mount.trouble.textContent = `The chart can only be looked at: ${mount.data.script} did not arrive.`
+function plotted(mount, problem) {
+  if (problem) {
+    mount.trouble.textContent = problem
     return
   }
   mount.choice += 1 // the small charts too, at once

@@ -242,7 +242,7 @@ function draw(mount) {
   const form = layoutOf(mount, shown)
   if (!Plotly || !mount.painted) {
     if (!plot.data) sketch(plot, shown.traces, form)
-    if (!mount.painted) afterPaint(() => plotted(mount))
+    if (!mount.painted) takeOver(mount, plotted)
     return
   }
   drawing(plot, Plotly.react(plot, shown.traces, form, CONFIG))
@@ -254,15 +254,8 @@ function draw(mount) {
   light(mount, mount.lit)
 }
 
-// From now on Plotly draws, once it is there.
-async function plotted(mount) {
-  if (mount.painted || mount.stopped) return
-  mount.painted = true
-  try {
-    await plotly(mount.data.script)
-  } catch {
-    mount.trouble = `The chart can only be looked at: ${mount.data.script} did not arrive.`
-  }
+function plotted(mount, problem) {
+  if (problem) mount.trouble = problem
   schedule(mount)
 }
 

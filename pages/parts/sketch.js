@@ -119,3 +119,17 @@ function afterPaint(act) {
 }
 
 const unsketch = (plot) => plot.querySelector(":scope > .signalbox-sketch")?.remove()
+
+// Once the sketch of a mount has been seen, Plotly draws, when it is there: `then(mount)`, or with the
+// problem where it cannot be loaded.
+function takeOver(mount, then) {
+  afterPaint(async () => {
+    if (mount.painted || mount.stopped) return
+    mount.painted = true
+    const problem = await plotly(mount.data.script).then(
+      () => null,
+      () => `The chart can only be looked at: ${mount.data.script} did not arrive.`,
+    )
+    then(mount, problem)
+  })
+}

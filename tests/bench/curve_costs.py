@@ -133,9 +133,7 @@ def live(bench: Bench) -> None:
                         window = stack.enter_context(new_window(bench.browser))
                         window.count_bytes()
                         window.go(f"{server.url}/job?id={job_id}")
-                        assert window.wait_for(
-                            "document.querySelectorAll('.js-plotly-plot').length"
-                        )
+                        assert window.wait_for(PLOTTED)
                     bench.browser.listen(SETTLE_SECONDS)
                     before, used = bench.browser.received.total(), process.cpu_times()
                     seconds = bench.browser.listen(LIVE_SECONDS)
