@@ -70,9 +70,9 @@ def card(failed: FailureView) -> None:
             st.caption("The end of the log")
             long = failed.log_tail.count("\n") > details.SHORT_LOG
             height: Literal["content"] | int = 240 if long else "content"
-            details.verbatim(failed.log_tail, "The log is empty.", height)
+            details.verbatim(f"tail-{job.job_id}", failed.log_tail, "The log is empty.", height)
             st.caption("Where its processes stood when it was stopped")
-            details.verbatim(failed.stacks, "No stacks were taken.")
+            details.verbatim(f"stacks-{job.job_id}", failed.stacks, "No stacks were taken.")
 
 
 st.title("Failures")

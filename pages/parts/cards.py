@@ -116,7 +116,8 @@ def track(job: JobView) -> None:
     """The progress bar of a job, with its standing in words."""
     percent = min(100.0, max(0.0, job.progress or 0.0))
     share = "" if job.progress is None else f"{percent:.0f} % · "
-    st.progress(percent / 100, text=share + standing(job))
+    with st.container(key=f"track-{job.job_id}"):
+        st.progress(percent / 100, text=share + standing(job))
 
 
 def phase(job: JobView) -> str:

@@ -1,7 +1,7 @@
 """The sections of a job's page: figures, parameters, memory, timeline, files, log."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -16,6 +16,12 @@ from pages.parts import cards, cleanups, formats
 
 LOG_LINES: Final = 200
 SHORT_LOG: Final = 12  # lines
+
+COPY: Final = (
+    '<button type="button" class="box-copy">'
+    '<span class="box-icon" aria-hidden="true">content_copy</span><span>Copy</span></button>'
+)
+"""Copies the text that it stands on (copying.js)."""
 
 MEMORY_HELP: Final = {
     "Baseline": "In use just before the job was started",
@@ -41,25 +47,45 @@ def pairs(rows: Mapping[str, Any], meanings: Mapping[str, str] = MappingProxyTyp
         rows: Each name with its value.
         meanings: What a name stands for, to be shown on hover.
     """
-    cells = []
+    named = []  # two names may show alike
     for name, value in rows.items():
         label = _html(name) or formats.NOTHING
         if name in meanings:
             label = f'<abbr title="{escape(meanings[name])}">{label}</abbr>'
-        cells.append(f'<th scope="row">{label}</th><td>{_html(value)}</td>')
-    st.html(f'<table class="box-pairs"><tr>{"</tr><tr>".join(cells)}</tr></table>')
+        named.append((label, _html(value)))
+    _table(named, "box-pairs")
 
 
-def verbatim(text: str, empty: str, height: Literal["content"] | int = "content") -> None:
-    """A stranger's text of many lines as it is, to be copied; `empty` says that there is none."""
-    st.code(formats.lines(text) or empty, language=None, wrap_lines=True, height=height)
+def _table(rows: Iterable[tuple[str, str]], css: str) -> None:
+    """Rows of a heading and a cell, both HTML."""
+    cells = (f'<tr><th scope="row">{head}</th><td>{cell}</td></tr>' for head, cell in rows)
+    st.html(f'<table class="{css}">{"".join(cells)}</table>')
 
 
-def plain(key: str, text: str, empty: str) -> None:
-    """The same without a button that copies it, for what is on every job's page: `st.code` has the
-    browser load 1.6 MB of scripts before it draws."""
-    with st.container(key=f"plain-{key}"):
-        st.text(formats.lines(text) or empty)
+def verbatim(
+    key: str,
+    text: str,
+    empty: str,
+    height: Literal["content"] | int = "content",
+    follows: bool = False,
+) -> None:
+    """A stranger's text of many lines as it is, with a button that copies it.
+
+    `st.code` would do, but has the browser load 1.6 MB of scripts before it draws.
+
+    Args:
+        key: Tells it from the others of the page.
+        text: What is shown.
+        empty: Says that there is none.
+        height: Its pixels, where a longer text scrolls.
+        follows: Whether its end stays in sight while it grows.
+    """
+    shown = formats.lines(text)
+    with st.container(key=f"verbatim-{key}", gap=None):
+        if shown:
+            st.html(COPY)
+        with st.container(height=height, border=False, autoscroll=follows):
+            st.text(shown or empty)
 
 
 def figures(job: JobView, curve: CurveSummary) -> None:
@@ -139,11 +165,9 @@ def memory(job: JobView) -> None:
 
 def timeline(job: JobView) -> None:
     st.subheader("Timeline", anchor=False)
-    happened = (
-        f'<tr><th scope="row">{cards.when(event.at)}</th><td>{_html(said(event))}</td>'
-        for event in runtime.service().timeline(job.job_id)
-    )
-    st.html(f'<table class="box-pairs box-happened">{"</tr>".join(happened)}</tr></table>')
+    happened = runtime.service().timeline(job.job_id)
+    rows = ((cards.when(event.at), _html(said(event))) for event in happened)
+    _table(rows, "box-pairs box-happened")
 
 
 def said(event: Event) -> str:
@@ -158,7 +182,7 @@ def files(job: JobView) -> None:
         pairs({file.name: formats.size(file.bytes) for file in found})
     else:
         st.caption("The run folder is made when the job starts.")
-    plain("folder", job.folder, formats.NOTHING)
+    verbatim("folder", job.folder, formats.NOTHING)
 
 
 def log(job: JobView) -> None:
@@ -167,8 +191,7 @@ def log(job: JobView) -> None:
     # While it grows the box keeps its height, so that nothing below it moves.
     long = not job.status.ended or tail.count("\n") > SHORT_LOG
     height: Literal["content"] | int = 300 if long else "content"
-    with st.container(height=height, border=False, autoscroll=True, key=f"log-{job.job_id}"):
-        plain("log", tail, "Nothing has been written yet.")
+    verbatim(f"log-{job.job_id}", tail, "Nothing has been written yet.", height, follows=True)
     st.download_button(
         "Download log",
         data=lambda: runtime.service().log_bytes(job.job_id),

@@ -30,7 +30,7 @@ def of_job(job: JobView) -> None:
         told(failed)
         if failed.stacks:
             with st.expander("Stacks of its processes", icon=":material/account_tree:"):
-                verbatim(failed.stacks, formats.NOTHING)
+                verbatim(f"stacks-{job.job_id}", failed.stacks, formats.NOTHING)
 
 
 def told(failed: FailureView, ended: str = "") -> None:
@@ -40,10 +40,10 @@ def told(failed: FailureView, ended: str = "") -> None:
         st.markdown(f"**{formats.prose(detail.sentence)}**")
     elif failed.where:
         st.markdown(f"**It was waiting in {formats.escape(failed.where, 300)}.**")
-    verbatim(failed.message, formats.NOTHING)
+    verbatim(f"said-{failed.job.job_id}", failed.message, formats.NOTHING)
     if failed.kind != FailureKind.TIMEOUT:  # whose message says it
         st.text(EXPLANATIONS[failed.kind])
-    frames(detail.frames)
+    frames(failed.job.job_id, detail.frames)
     if detail.allocator or detail.parameters:
         memory_and_parameters(detail)
     said = ["No step reported" if failed.last_step is None else f"Last step {failed.last_step:,}"]
@@ -60,7 +60,7 @@ def non_finite(words: str | None) -> None:
         st.warning(formats.escape(f"{words[:1].upper()}{words[1:]}.", 300))
 
 
-def frames(found: Sequence[Frame]) -> None:
+def frames(job_id: int, found: Sequence[Frame]) -> None:
     """Where it was in the user's own code, the innermost call first."""
     if not found:
         return
@@ -69,7 +69,7 @@ def frames(found: Sequence[Frame]) -> None:
         place = f"{inner.path}, line {inner.line:,}, in {inner.function}"
         st.markdown(f":small[Your code: {formats.escape(place, 400)}]")
         if inner.source:
-            st.code(formats.lines(inner.source), language="python", wrap_lines=True)
+            verbatim(f"source-{job_id}", inner.source, formats.NOTHING)
         for frame in outer[:CALLERS]:
             called = f"line {frame.line:,} of {PurePath(frame.path).name}, in {frame.function}"
             source = f" {formats.code(frame.source)}" if frame.source else ""

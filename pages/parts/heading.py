@@ -36,23 +36,30 @@ def heading(job: JobView) -> None:
             if not job.status.ended:
                 buttons.cancel_button(job, "job")
     with st.container(horizontal=True, vertical_alignment="center"):
-        cards.show_lamp(cards.lamp_of(job))
-        times.caption(" · ".join(life(job)), width="content")
-        st.space("stretch")
-        if job.status.ended:
-            buttons.retry_from_button(job, "job")
-        compare_link(job, retries)
-        st.page_link(
-            "submit.py",
-            label="Submit like this",
-            icon=":material/content_copy:",
-            query_params={"like": str(job.job_id)},
-        )
-        with st.container(width=buttons.RETRY_WIDTH):
+        with st.container(horizontal=True, vertical_alignment="center", width="stretch"):
+            cards.show_lamp(cards.lamp_of(job))
+            times.caption(" · ".join(life(job)), width="content")
+        with st.container(
+            horizontal=True,
+            vertical_alignment="center",
+            width="content",
+            wrap=False,
+            key=f"acts-{job.job_id}",
+        ):
             if job.status.ended:
-                buttons.retry_button(job, "job")
-            else:
-                st.space(1)
+                buttons.retry_from_button(job, "job")
+            compare_link(job, retries)
+            st.page_link(
+                "submit.py",
+                label="Submit like this",
+                icon=":material/content_copy:",
+                query_params={"like": str(job.job_id)},
+            )
+            with st.container(width=buttons.RETRY_WIDTH):
+                if job.status.ended:
+                    buttons.retry_button(job, "job")
+                else:
+                    st.space(1)
     trouble.said(f"job-{job.job_id}")
     remarks.line(job)
     links(job, retries)

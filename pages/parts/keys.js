@@ -65,6 +65,7 @@ export default function ({ parentElement, data }) {
   const click = (event) => {
     if (event.target === dialog) dialog.close() // beside it
     else if (event.target.closest?.(".box-keys-button")) dialog.showModal()
+    else if (event.target.closest?.(".box-copy")) copyText(event.target.closest(".box-copy"))
   }
   document.addEventListener("keydown", press, { signal: here.signal })
   document.addEventListener("click", click, { signal: here.signal })

@@ -1,4 +1,5 @@
-"""The keys that work on every page, the dialog that lists them, and times that stay true."""
+"""What each page listens for: keys, with the dialog that lists them, and buttons that copy a text;
+and times that stay true."""
 
 from pathlib import Path
 from typing import Final
@@ -42,7 +43,7 @@ _keys = st.components.v2.component(
     "signalbox_keys",
     html=_dialog(),
     css=(_HERE / "keys.css").read_text(encoding="utf-8"),
-    js=joined("times.js", "keys.js"),
+    js=joined("times.js", "copying.js", "keys.js"),
     isolate_styles=False,  # a dialog in a shadow root would not find the theme's colours
 )
 

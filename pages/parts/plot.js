@@ -3,22 +3,8 @@
 
 const signalbox = (globalThis.__signalbox ??= {})
 
-// One download for all charts of a browser page, whatever mounts and unmounts; the page's shell may
-// have begun it.
-function plotly(url) {
-  signalbox[url] ??= new Promise((resolve, reject) => {
-    const script = document.createElement("script")
-    script.src = url
-    script.onload = () => (globalThis.Plotly ? resolve(globalThis.Plotly) : reject(new Error("no Plotly")))
-    script.onerror = () => {
-      script.remove()
-      reject(new Error("not loaded"))
-    }
-    document.head.append(script)
-  })
-  signalbox[url].catch(() => delete signalbox[url]) // so that the next one tries again
-  return signalbox[url]
-}
+// Plotly's script, which the page's shell loads once (early.js); rejected where it does not arrive.
+const plotly = (url) => signalbox.plotly(url)
 
 function theme(element) {
   const style = getComputedStyle(element)

@@ -38,6 +38,6 @@ def compressed() -> bytes:
 
 def with_shared(*names: str) -> str:
     """The script of a component, from these files of this folder, after plot.js, which all charts
-    share: loading Plotly, the theme, numbers, the address, the moving average, bins of a curve; and
+    share: Plotly, the theme, numbers, the address, the moving average, bins of a curve; and
     sketch.js, which draws until Plotly is there."""
     return joined("plot.js", "sketch.js", *names)

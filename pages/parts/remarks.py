@@ -70,7 +70,7 @@ def line(job: JobView) -> None:
         for tag in job.tags:
             st.badge(formats.escape(tag, MAX_TAG), icon=":material/label:", color="gray")
     if job.note:
-        details.plain("note", job.note, "")
+        details.verbatim("note", job.note, "")
 
 
 def editor(job: JobView) -> None:

@@ -73,7 +73,9 @@ def _show(job_id: int) -> None:
         st.markdown(f"**{formats.prose(answer.sentence)}**")
         times.caption(f"Taken {times.ago(answer.at)}")
         with st.expander("Stacks", icon=":material/account_tree:"):
-            details.verbatim(answer.stacks, "No stacks were taken.", STACKS_HEIGHT)
+            details.verbatim(
+                f"where-{job_id}", answer.stacks, "No stacks were taken.", STACKS_HEIGHT
+            )
 
 
 def _key(job_id: int) -> str:

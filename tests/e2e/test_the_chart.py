@@ -362,3 +362,33 @@ def test_a_curve_is_sketched_where_plotly_then_draws_it(
     assert len(lines) == len(drawn_lines) == 3
     for line, drawn in zip(sorted(lines), sorted(drawn_lines), strict=True):
         assert line == [pytest.approx(edge, abs=1.5) for edge in drawn]
+
+
+PLACES = """
+globalThis.places = new Set()
+const look = () => {
+  const plot = document.querySelector(".signalbox-main .signalbox-plot")
+  if (plot) {
+    const { x, y, width, height } = plot.getBoundingClientRect()
+    globalThis.places.add(`${[x, y, width, height].map(Math.round)}`)
+  }
+  requestAnimationFrame(look)
+}
+look()
+"""
+
+
+def test_a_chart_keeps_its_place_while_the_rest_of_a_new_window_comes(
+    browser: Browser, server: Server, write_script: Callable[[str, str], str]
+) -> None:
+    """On a screen and on a phone; grey bars stand for the buttons above it until they are there."""
+    job_id = server.submit(script=write_script("short.py", SHORT), gpus=0)
+    wait_until(lambda: server.status(job_id) == "completed", 60)
+    for width in (1280, 360):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.add_init_script(PLACES)
+        visit(page, f"{server.url}/job?id={job_id}")
+        expect(page.locator(f"{MAIN} .js-line").first).to_be_attached()
+        expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+        assert len(page.evaluate("[...globalThis.places]")) == 1, page.evaluate("[...places]")
+        page.close()

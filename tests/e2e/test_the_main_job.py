@@ -142,9 +142,9 @@ def test_a_script_that_raises_is_shown_with_its_error(
     submit_script(page, path)
     expect(lamp(page, "failed")).to_be_visible()
     error = "RuntimeError: the data is <b>upside down</b>"
-    expect(page.get_by_role("code").filter(has_text=error).first).to_be_visible()
+    expect(page.get_by_test_id("stText").filter(has_text=error).first).to_be_visible()
     page.get_by_role("link", name="Failures").click()
-    expect(page.get_by_role("code").filter(has_text=error).first).to_be_visible()
+    expect(page.get_by_test_id("stText").filter(has_text=error).first).to_be_visible()
 
     page.get_by_role("button", name="Retry", exact=True).first.click()
     assert job_number(page)

@@ -69,7 +69,9 @@ def test_a_job_that_hung_is_explained_to_somebody_new(
         card = page.locator(f".st-key-failure-{number}")
         expect(card.get_by_text(SENTENCE)).to_be_visible()
         expect(card.get_by_text(re.compile(r"stuck\.py, line 9, in next_batch$"))).to_be_visible()
-        expect(card.get_by_role("code").filter(has_text="return batches.get()")).to_be_visible()
+        expect(
+            card.get_by_test_id("stText").get_by_text("return batches.get()", exact=True)
+        ).to_be_visible()
         expect(card.get_by_text("What to try:")).to_be_visible()
         told = card.inner_text()
         order = ("main thread is waiting", "Training timed out", "return batches.get()", "What to")

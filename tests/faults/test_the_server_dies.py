@@ -64,7 +64,8 @@ def test_jobs_outlive_a_closed_terminal(folder: Folder, serve: Serve, gate: Path
     ours, theirs = pty.openpty()
     server = Server(folder.settings.data)
     child = subprocess.Popen(
-        [*(sys.executable, "-c", "import fcntl, os, sys, termios;"
+        [*(sys.executable, "-c", "import fcntl, os, signal, sys, termios;"
+           "signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # nohup may have run the tests
            "fcntl.ioctl(0, termios.TIOCSCTTY); os.execv(sys.executable, sys.argv[1:])"),
          *(sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(server.port))],
         cwd=PROJECT, env=dict(server._environment()), start_new_session=True,

@@ -93,7 +93,7 @@ def test_every_kind_of_failure_says_what_happened_and_what_to_try(
     message = "Training timed out - no progress updates for 10 minutes"
     job_id = rows.failed(kind, message)
     for page in (open_page("failures"), open_page("job", id=str(job_id))):
-        assert message in [code.value for code in page.code]
+        assert message in [text.value for text in page.text]
         text = words(page)
         assert "What to try" in text
         assert f"the stacks of {kind}" in text
@@ -106,10 +106,10 @@ def test_failures_are_newest_first_and_can_be_filtered(rows: Rows, open_page: Op
     rows.failed(FailureKind.TIMEOUT, "first")
     rows.failed(FailureKind.CRASHED, "second")
     page = open_page("failures")
-    shown = [code.value for code in page.code if code.value in {"first", "second"}]
+    shown = [text.value for text in page.text if text.value in {"first", "second"}]
     assert shown == ["second", "first"]
     page = open_page("failures", kind="timed out")
-    assert "second" not in [code.value for code in page.code]
+    assert "second" not in [text.value for text in page.text]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"metrics_history": 3}', None])
@@ -531,4 +531,4 @@ def test_what_a_failure_says_is_shown_without_what_would_hide_a_part_of_it(
 ) -> None:
     job_id = rows.failed(FailureKind.CRASHED, "first\rsecond \x1b[31mred\x1b[0m \u202eturned")
     for page in (open_page("failures"), open_page("job", id=str(job_id))):
-        assert "first\nsecond red turned" in [code.value for code in page.code]
+        assert "first\nsecond red turned" in [text.value for text in page.text]

@@ -52,7 +52,7 @@ def test_where_it_is_is_said_with_the_stacks_and_stays_while_the_page_redraws(
         sound(page.run())
         assert f"**{WAITS}**" in words(page)
         assert "Taken just now" in words(page)
-        assert "=== Taken at 11:00\nnow" in [code.value for code in page.code]
+        assert "=== Taken at 11:00\nnow" in [text.value for text in page.text]
     assert asked == [job_id]
     page.query_params["id"] = str(other)
     assert "queue.get" not in words(sound(page.run())), "That is of another job."
@@ -160,7 +160,7 @@ def test_a_stuck_job_is_told_as_a_sentence_then_its_own_code_then_everything(
         own = said[first + 1].replace("\\", "")
         assert own == ":small[Your code: /home/me/train.py, line 12, in next_batch]"
         assert "called from line 20 of train.py, in train" in said[first + 2].replace("\\", "")
-        code = [c.value for c in page.code]
+        code = [text.value for text in page.text]
         assert code.index("Training timed out") < code.index("return batches.get()")
         assert code.index("return batches.get()") < code.index("the stacks of timeout")
         assert "**What to try:** Look at what fills `batches`" in words(page)
