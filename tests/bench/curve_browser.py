@@ -14,6 +14,7 @@ Protocol: https://chromedevtools.github.io/devtools-protocol/
 import base64
 import itertools
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -169,6 +170,7 @@ def chromium() -> Iterator[Browser]:
         command = [CHROMIUM, "--headless", "--no-first-run", "--lang=en-GB", *ARGUMENTS, *AWAKE]
         process = subprocess.Popen(
             [*command, "--remote-debugging-port=0", f"--user-data-dir={folder}"],
+            env={**os.environ, "TMPDIR": folder},  # it leaves folders behind there
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
