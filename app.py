@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from backend import runtime
 from backend.api import make_api
 from backend.door import API, Door, is_local_address
-from backend.service import Service, StartError, UnknownJobError
+from backend.service import Service, StartError
 from backend.settings import SettingsError, read_settings
 from backend.store import StoreError
 from pages.parts import plotly_script, shell
@@ -112,15 +112,13 @@ PAGES: Final = ("", "submit", "jobs", "job", "compare", "failures", "gpu")
 
 async def page(request: Request) -> HTMLResponse:
     """What a new browser gets that opens a page by its address."""
-    name, asked = request.url.path.strip("/"), request.query_params.get("id", "")
-    job_id = await to_thread.run_sync(_known, asked) if name == "job" else None
-    return HTMLResponse(shell.page_shell(job_id), headers={"Cache-Control": "no-cache"})
+    first = await to_thread.run_sync(_asks_first, request)
+    return HTMLResponse(shell.page_shell(first), headers={"Cache-Control": "no-cache"})
 
 
-def _known(asked: str) -> int | None:
-    """The number of a job that there is: nothing is asked for that would be refused."""
-    with suppress(UnknownJobError, OverflowError, ValueError, runtime.NotRunningError, StoreError):
-        return runtime.service().job(int(asked)).job_id if asked.isdecimal() else None
+def _asks_first(request: Request) -> str | None:
+    with suppress(runtime.NotRunningError, StoreError):
+        return shell.asks_first(request.url.path.strip("/"), request.query_params)
     return None
 
 

@@ -11,6 +11,8 @@ from backend.models import JobStatus
 from backend.views import JobView
 
 EVAL: Final = "eval_loss"
+LOSSES: Final = ("train_loss", EVAL)
+"""What jobs are compared by first, where they log it."""
 
 Value = str | int | float | bool | None
 """A parameter's value as it is compared: lists are written as a command line has them."""
@@ -181,9 +183,8 @@ def best_of(values: Mapping[int, float | None], *, higher: bool) -> list[int]:
 
 def metrics_in_order(names: Iterable[str]) -> list[str]:
     """The metrics that jobs log: the losses first, then by name."""
-    first = ("train_loss", EVAL)
     given = set(names)
-    return [*(n for n in first if n in given), *sorted(given.difference(first), key=str.lower)]
+    return [*(n for n in LOSSES if n in given), *sorted(given.difference(LOSSES), key=str.lower)]
 
 
 @dataclass(frozen=True)

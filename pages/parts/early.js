@@ -1,5 +1,5 @@
-;(function (script, job) {
-  // In the page's head, before anything that draws: what plot.js and feed.js would have to wait for.
+;(function (script, first) {
+  // In the page's head, before anything that draws: what the charts would have to wait for.
   const shared = (globalThis.__signalbox ??= {})
 
   // Plotly, once for all charts of a browser page, whatever mounts and unmounts.
@@ -18,11 +18,11 @@
     return shared[url]
   }
 
-  // The curve is asked for at once. Plotly is not: a chart is sketched first, and where there is none the
+  // The page's curves are asked for at once. Plotly is not: a chart is sketched first, and where there is none the
   // browser gets ready for one when the page has been there for a while.
   const pause = globalThis.requestIdleCallback ?? setTimeout
   addEventListener("load", () => setTimeout(pause, 2500, () => shared.plotly(script).catch(() => {})))
-  if (job === null) return
-  const answer = fetch(`/api/training/curve/${job}?bins=1000`).then((found) => (found.ok ? found.json() : null))
-  ;(shared.prefetched ??= {})[job] = answer.catch(() => null)
+  if (first === null) return
+  const answer = fetch(first).then((found) => (found.ok ? found.json() : null))
+  ;(shared.prefetched ??= {})[first] = answer.catch(() => null)
 })

@@ -33,19 +33,11 @@ function feed(jobId, tell) {
     }
   }
 
-  // What was asked for before this page was there: by its shell, or where the link was pressed.
-  async function first() {
-    const begun = signalbox.prefetched?.[jobId]
-    if (begun) {
-      delete signalbox.prefetched[jobId]
-      const answer = await Promise.resolve(begun).catch(() => null)
-      if (answer?.bins) return answer
-    }
-    return ask(`bins=${BINS}`)
-  }
-
   async function next() {
-    if (!whole) return curve(await first())
+    if (!whole) {
+      const begun = await prefetched(`/api/training/curve/${jobId}?bins=${BINS}`)
+      return curve(begun ?? (await ask(`bins=${BINS}`)))
+    }
     const rows = whole.edge[whole.edge.length - 1] ?? 0
     if (fresh || whole.indexed < 1 || !rows) return curve(await ask(`bins=${BINS}`))
     const size = 2 ** whole.level

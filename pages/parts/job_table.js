@@ -46,13 +46,14 @@ const some = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 
 function prefetch(id) {
   const shared = (globalThis.__signalbox ??= {})
   const kept = (shared.prefetched ??= {})
-  if (kept[id]) return
-  kept[id] = fetch(`/api/training/curve/${id}?bins=1000`).then((answer) => {
+  const url = `/api/training/curve/${id}?bins=1000`
+  if (kept[url]) return
+  kept[url] = fetch(url).then((answer) => {
     if (!answer.ok) throw new Error(answer.statusText)
     return answer.json()
   })
-  kept[id].catch(() => delete kept[id])
-  setTimeout(() => delete kept[id], 10 * SECOND) // nobody went there
+  kept[url].catch(() => delete kept[url])
+  setTimeout(() => delete kept[url], 10 * SECOND) // nobody went there
 }
 
 // To another page as by the browser's own buttons, to which Streamlit listens: a click that the server

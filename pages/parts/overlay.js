@@ -87,6 +87,12 @@ function store(mount) {
   return mount.curves.get(name)
 }
 
+async function asked(url, signal) {
+  const answer = await fetch(url, { signal })
+  if (!answer.ok) throw new Error(String(answer.status))
+  return answer.json()
+}
+
 async function load(mount) {
   const name = metricOf(mount)
   const { data } = mount
@@ -101,9 +107,8 @@ async function load(mount) {
   mount.asking = true
   try {
     const query = `job_ids=${wanted.map((run) => run.id)}&name=${encodeURIComponent(name)}&bins=${bins}`
-    const answer = await fetch(`/api/training/curves?${query}`, { signal: mount.ended.signal })
-    if (!answer.ok) throw new Error(String(answer.status))
-    const { curves } = await answer.json()
+    const url = `/api/training/curves?${query}`
+    const { curves } = (await prefetched(url)) ?? (await asked(url, mount.ended.signal))
     const living = new Map(wanted.map((run) => [run.id, run.live]))
     for (const found of curves) {
       known.set(found.job_id, { ...curve(found), asked: bins, lived: living.get(found.job_id) })

@@ -6,6 +6,13 @@ const signalbox = (globalThis.__signalbox ??= {})
 // Plotly's script, which the page's shell loads once (early.js); rejected where it does not arrive.
 const plotly = (url) => signalbox.plotly(url)
 
+// What was asked for before this page was there, by its shell or where a link was pressed; else null.
+async function prefetched(url) {
+  const begun = signalbox.prefetched?.[url]
+  delete signalbox.prefetched?.[url]
+  return begun ? begun.catch(() => null) : null
+}
+
 function theme(element) {
   const style = getComputedStyle(element)
   const read = (name, otherwise) => style.getPropertyValue(name).trim() || otherwise

@@ -1,12 +1,15 @@
 """The page that the server sends first, in which Streamlit then draws all others."""
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import streamlit as st
 
+from backend import comparison, runtime
 from pages.parts import plotly_script
 
 STYLE: Final = Path(__file__).parent / "style.css"
@@ -20,7 +23,26 @@ BEGIN: Final = Path(__file__).parent / "early.js"
 TOLD: Final = '<script>window.__streamlit = { BACKEND_BASE_URL: location.origin + "/" }</script>'
 
 
-def page_shell(job_id: int | None = None) -> str:
+def asks_first(page: str, query: Mapping[str, str]) -> str | None:
+    """The address at which a page's script asks for its curves (feed.js, overlay.js).
+
+    None where there is nothing to ask for; of what is not there is not asked.
+    """
+    if page not in {"job", "compare"}:
+        return None
+    asked = comparison.asked(query.get("id" if page == "job" else "ids", ""))
+    found = [job.job_id for job in runtime.service().these(asked.ids)]
+    if not found:
+        return None
+    if page == "job":
+        return f"/api/training/curve/{found[0]}?bins=1000"
+    metric = query.get("metric") or comparison.LOSSES[0]
+    name = quote(metric, safe="!*'()~")  # as encodeURIComponent does
+    ids, bins = ",".join(map(str, found)), max(16, min(1000, 15000 // len(found)))
+    return f"/api/training/curves?job_ids={ids}&name={name}&bins={bins}"
+
+
+def page_shell(first: str | None = None) -> str:
     """Streamlit's index.html, told where the server is, how the pages look and what they need.
 
     Without the first the browser takes `/job` for a prefix that the app may be served under, asks
@@ -29,10 +51,10 @@ def page_shell(job_id: int | None = None) -> str:
     names of its icons for their signs, and then jumps. What draws charts is loaded in a pause.
 
     Args:
-        job_id: A job that there is: its curve is asked for already.
+        first: What the browser asks for while Streamlit starts (`asks_first`).
     """
     index = _index()
-    given = f"{json.dumps(plotly_script.URL)}, {json.dumps(job_id)}"
+    given = f"{json.dumps(plotly_script.URL)}, {json.dumps(first)}"
     begin = f"<script>{BEGIN.read_text(encoding='utf-8')}({given})</script>"
     head = "\n    ".join(["<head>", TOLD, begin, *_early()])
     # At the end, so that it comes after Streamlit's own, which are put at the end of the head.

@@ -217,9 +217,13 @@ def test_fifty_runs_are_drawn_chosen_from_grouped_and_shared(page: Page, server:
         page.get_by_role("button", name="SVG").click()
     assert "lr 0.001" in download.value.path().read_text(encoding="utf-8")
     tab = page.context.new_page()
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
     tab.goto(f"/compare{address(page)}")
     drawn(tab, *groups)
     expect(tab.get_by_label("Metric")).to_have_value("val_accuracy")
     expect(tab.get_by_label("Band")).to_have_value("sd")
     expect(tab.get_by_role("radio", name="Time since start")).to_be_checked()
     expect(tab.get_by_text("49 of 50 shown")).to_be_visible()
+    curves = [url for url in asked if "/api/training/curves?" in url]
+    assert len(curves) == 1, "The shell has asked for what the page wanted then."

@@ -387,8 +387,12 @@ def test_a_chart_keeps_its_place_while_the_rest_of_a_new_window_comes(
     for width in (1280, 360):
         page = browser.new_page(viewport={"width": width, "height": 800})
         page.add_init_script(PLACES)
+        asked: list[str] = []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))  # type: ignore[misc]
         visit(page, f"{server.url}/job?id={job_id}")
         expect(page.locator(f"{MAIN} .js-line").first).to_be_attached()
         expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
         assert len(page.evaluate("[...globalThis.places]")) == 1, page.evaluate("[...places]")
+        curves = [url for url in asked if "/api/training/curve/" in url]
+        assert len(curves) == 1, "The shell has asked for what the page wanted then."
         page.close()

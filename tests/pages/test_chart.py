@@ -6,7 +6,7 @@ from typing import Any
 
 from backend.models import JobStatus
 from pages.parts import plotly_script
-from pages.parts.shell import NEEDED, page_shell
+from pages.parts.shell import NEEDED, asks_first, page_shell
 from tests.pages.conftest import Open, Rows
 
 
@@ -55,6 +55,21 @@ def test_the_shell_has_the_browser_fetch_what_every_page_draws_with() -> None:
         assert any(link.startswith(f"{name}.") for link in links), f"Streamlit has no {name}."
 
 
-def test_the_shell_of_a_job_that_there_is_asks_for_its_curve() -> None:
-    assert f'("{plotly_script.URL}", 12)</script>' in page_shell(12)
+def test_the_shell_asks_for_the_curves_of_jobs_that_there_are(rows: Rows) -> None:
+    first, second = rows.job(), rows.job()
+    assert asks_first("job", {"id": str(first)}) == f"/api/training/curve/{first}?bins=1000"
+    both = asks_first("compare", {"ids": f"{second},999,{first},x"})
+    assert both == f"/api/training/curves?job_ids={second},{first}&name=train_loss&bins=1000"
+    hostile = asks_first("compare", {"ids": str(first), "metric": "</script>, ö"})
+    assert hostile is not None
+    assert "&name=%3C%2Fscript%3E%2C%20%C3%B6&" in hostile
+    for page, query in (
+        ("job", {}),
+        ("job", {"id": "999"}),
+        ("job", {"id": "9" * 30}),
+        ("compare", {"ids": "x,-1"}),
+        ("jobs", {"id": str(first)}),
+    ):
+        assert asks_first(page, query) is None
+    assert f'("{plotly_script.URL}", "{both}")</script>' in page_shell(both)
     assert f'("{plotly_script.URL}", null)</script>' in page_shell()
