@@ -96,6 +96,7 @@ def page(browser: Browser, server: Server, windows: MutableMapping[str, Page]) -
         context.set_default_timeout(PATIENCE_MILLISECONDS)
         windows[server.url] = context.new_page()
     page = windows[server.url]
+    page.bring_to_front()  # Chromium slows down what lies behind
     page.set_viewport_size({"width": 1280, "height": 800})
     page.emulate_media(color_scheme="light")
     with quiet_console(page):

@@ -60,7 +60,7 @@ for step in range(100_000 if goes_on else 40):
     run.log(step, train_loss=2 / (step + 1), eval_loss=3 / (step + 1), learning_rate=1e-3)
     if goes_on and (run.should_stop or Path(sys.argv[2]).exists()):
         break
-    time.sleep(0.05 if goes_on else 0)
+    time.sleep(0.02 if goes_on else 0)
 if sys.argv[1] == "ends badly":
     raise KeyError("labels")
 """

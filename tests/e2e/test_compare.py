@@ -227,3 +227,4 @@ def test_fifty_runs_are_drawn_chosen_from_grouped_and_shared(page: Page, server:
     expect(tab.get_by_text("49 of 50 shown")).to_be_visible()
     curves = [url for url in asked if "/api/training/curves?" in url]
     assert len(curves) == 1, "The shell has asked for what the page wanted then."
+    tab.close()

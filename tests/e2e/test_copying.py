@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Page, expect
 
 from tests.server import Server
 from tests.waiting import wait_until
@@ -17,13 +17,12 @@ raise ValueError("no *such* file")
 
 
 def test_a_text_is_copied_or_else_selected(
-    browser: Browser, server: Server, write_script: Callable[[str, str], str]
+    page: Page, server: Server, write_script: Callable[[str, str], str]
 ) -> None:
     job_id = server.submit(script=write_script("fails.py", FAILS), gpus=0)
     wait_until(lambda: server.status(job_id) == "failed", 60)
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    page = context.new_page()
-    page.goto(f"{server.url}/job?id={job_id}")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"/job?id={job_id}")
     for key, text in {"said": "ValueError: no *such* file", "log": "<b>one</b>   two\n"}.items():
         box = page.locator(f'[class*="st-key-verbatim-{key}-"]')
         expect(box.get_by_role("button", name="Copy")).to_have_css("opacity", "0")
@@ -38,4 +37,4 @@ def test_a_text_is_copied_or_else_selected(
     box.get_by_role("button", name="Copy").click()
     expect(box.get_by_role("button")).to_contain_text("Selected")
     assert page.evaluate("getSelection().toString()").startswith("<b>one</b>   two\n\n\tthree")
-    context.close()
+    page.context.clear_permissions()

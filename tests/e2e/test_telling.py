@@ -13,13 +13,14 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.browser
 
 BUSY = """
-import pathlib, sys, signalbox
+import pathlib, sys, time, signalbox
 run, end = signalbox.start(), pathlib.Path(sys.argv[1])
 held, step = bytearray(64 * 2**20), 0
 while not end.exists():
     step += 1
     run.log(step, train_loss=1 / step)
     sum(range(300_000))
+    time.sleep(0.02)
 """
 
 STAND_IN = """

@@ -23,7 +23,7 @@ import signalbox, time
 run = signalbox.start()
 for step in range(1_000_000):
     run.log(step, train_loss=2.0 / (step + 1), grad_norm=1.0 + step % 7)
-    time.sleep(0.02)
+    time.sleep(0.008)
 """
 
 SHORT = """\

@@ -37,14 +37,22 @@ def server(data: Path) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def failing(browser: Browser, server: Server) -> Iterator[Page]:
-    """A new browser window at that server."""
+@pytest.fixture(scope="module")
+def window(browser: Browser, server: Server) -> Iterator[Page]:
+    """A browser window at that server."""
     page = browser.new_page(base_url=server.url)
     page.set_default_timeout(PATIENCE_MILLISECONDS)
     yield page
-    expect(page.get_by_test_id("stException")).to_have_count(0)
     page.close()
+
+
+@pytest.fixture
+def failing(window: Page) -> Iterator[Page]:
+    """That window, which shows no exception."""
+    window.bring_to_front()
+    yield window
+    expect(window.get_by_test_id("stException")).to_have_count(0)
+    window.goto("about:blank")
 
 
 def sentence(page: Page) -> Locator:
