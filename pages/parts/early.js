@@ -24,5 +24,7 @@
   addEventListener("load", () => setTimeout(pause, 2500, () => shared.plotly(script).catch(() => {})))
   if (first === null) return
   const answer = fetch(first).then((found) => (found.ok ? found.json() : null))
-  ;(shared.prefetched ??= {})[first] = answer.catch(() => null)
+  const kept = (shared.prefetched ??= {})
+  kept[first] = answer.catch(() => null)
+  setTimeout(() => delete kept[first], 15_000) // the reader went elsewhere
 })
