@@ -31,7 +31,7 @@ EXPLANATIONS: Final[Mapping[FailureKind, str]] = {
 ADVICE: Final[Mapping[FailureKind, str]] = {
     FailureKind.TIMEOUT: "Look at the stacks and the last lines of the log for the place where it "
     "waits. If a step simply takes that long, retry with a longer timeout or report more often.",
-    FailureKind.CRASHED: "The traceback is at the end of the log. Mend the cause and retry; "
+    FailureKind.CRASHED: "The traceback is at the end of the log. Fix the cause and retry; "
     "for other parameters submit a new job like it.",
     FailureKind.GPU_OUT_OF_MEMORY: "Retry with a smaller batch size, a shorter context or a "
     "narrower model, or see on the GPU page who else holds memory.",

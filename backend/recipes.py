@@ -206,7 +206,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         Recipe(
             "script",
             "Your own script",
-            "Any Python file; it reports its progress by writing one small JSON file.",
+            "Any Python file; two lines of it, or a small JSON file, report its progress.",
             ScriptParams,
             None,
         ),

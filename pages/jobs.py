@@ -13,7 +13,7 @@ from pages.parts.live import live
 EXAMPLES = {
     "lr>0.001 failed": "failed jobs with a learning rate above 0.001",
     'recipe:digits "two words"': "a recipe, and words that stand together",
-    "tag:paper is:starred -cancelled": "a tag, a star, and what is left out",
+    "tag:paper is:starred -cancelled": "tagged and starred, but not the cancelled ones",
     "best<0.05 epochs>=10": "the best held-out loss, and a parameter",
     "timeout duration>1h": "jobs that timed out after more than an hour",
 }

@@ -87,7 +87,7 @@ def first_visit() -> None:
         st.header("See a training run")
         st.text(
             "Signalbox runs PyTorch trainings on this machine and watches them: a job that stops "
-            "reporting is ended and explained, a cancelled one is gone with its memory, and "
+            "reporting is ended and explained, a cancelled one gives its memory back, and "
             "closing the browser or the server loses nothing."
         )
         st.text(f"{RECIPES['digits'].sentence} Watch its loss fall on the next page.")

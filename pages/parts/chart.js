@@ -13,7 +13,7 @@ const SYMBOLS = {
 const DETAIL_BINS = 2000
 const MARKS_PACE = 10_000 // ms
 const SMALL_PACE = 900
-const WORDS_PACE = 3000
+const WORDS_PACE = 1000
 const SPOKEN_PACE = 20_000
 
 const mounts = new WeakMap()

@@ -191,7 +191,8 @@ def log(job: JobView) -> None:
     # While it grows the box keeps its height, so that nothing below it moves.
     long = not job.status.ended or tail.count("\n") > SHORT_LOG
     height: Literal["content"] | int = 300 if long else "content"
-    verbatim(f"log-{job.job_id}", tail, "Nothing has been written yet.", height, follows=True)
+    empty = "It wrote nothing." if job.status.ended else "Nothing has been written yet."
+    verbatim(f"log-{job.job_id}", tail, empty, height, follows=True)
     st.download_button(
         "Download log",
         data=lambda: runtime.service().log_bytes(job.job_id),

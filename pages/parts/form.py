@@ -66,23 +66,23 @@ class Form:
             self._environment()
             st.subheader("The run", anchor=False)
             with st.grid(3, min_column_width=230):
-                self._text("name", self.start.name, "Empty: the recipe's or the script's.")
+                self._text("name", self.start.name, "If left empty, the recipe's or the script's.")
                 timeout = self.start.timeout_minutes
                 self._text(
                     "timeout_minutes",
                     "" if timeout is None else f"{timeout:g}",
-                    "No progress for so long ends the job. "
-                    f"Empty: {runtime.service().settings.timeout_minutes:g}.",
+                    "The job is ended when it reports no progress for this long. "
+                    f"If left empty, {runtime.service().settings.timeout_minutes:g}.",
                 )
                 self._text(
                     "max_retries",
                     f"{self.start.max_retries}",
-                    "So often it is queued again, from its last checkpoint, after it timed out, "
-                    "crashed or was lost.",
+                    "How many times it is queued again, from its last checkpoint, after it timed "
+                    "out, crashed or was lost.",
                 )
                 if self._gpus():
                     gpus = self.start.gpus
-                    hint = f"How many of {self._gpus()} it gets to itself. Empty: as usual."
+                    hint = f"How many of {self._gpus()} it gets to itself. If left empty, as usual."
                     self._text("gpus", "" if gpus is None else str(gpus), hint)
             for problem in self.problems:  # of fields that are not on the form
                 st.error(formats.escape(f"{problem.field}: {problem.message}", 500))

@@ -134,7 +134,7 @@ def _sure(ids: Sequence[int]) -> None:
         st.markdown(f"Delete **{formats.some(len(ended), 'job')}** and **{size}** of files?")
         st.caption(
             "Their rows, logs, curves and checkpoints go. For 10 minutes they can be taken back; "
-            "the room on the disk is free after that."
+            "after that the disk space is free."
         )
     left = len(set(ids)) - len(ended)
     if ended and left:
@@ -186,7 +186,7 @@ def deletions(found: Sequence[Deletion]) -> None:
         ):
             with st.container(width="stretch"):
                 st.markdown(
-                    f":material/delete: {jobs} deleted. {size} are free in "
+                    f":material/delete: {jobs} deleted. {size} will be freed in "
                     f"{formats.roughly(max(1.0, deletion.seconds_left))}."
                 )
             st.button(

@@ -55,6 +55,7 @@ export default function ({ parentElement, data }) {
     if (typing || event.ctrlKey || event.altKey || event.metaKey || event.repeat) return
     if (event.defaultPrevented || event.isComposing || document.querySelector("dialog[open]")) return
     if (goes && event.key in data) goTo(data[event.key])
+    else if (goes) return // what was to be a page's letter does nothing else
     else if (event.key === "g") goUntil = event.timeStamp + NEXT_MILLISECONDS
     else if (event.key === "/") search()
     else if (event.key === "c") cancel()

@@ -12,6 +12,7 @@ GO: Final = {
     "o": ("Overview", ""),
     "s": ("Submit", "submit"),
     "j": ("Jobs", "jobs"),
+    "c": ("Compare", "compare"),
     "f": ("Failures", "failures"),
     "g": ("GPU", "gpu"),
 }

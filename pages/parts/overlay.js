@@ -5,6 +5,7 @@
 
 const PACE = 2000 // ms between two looks at the runs that live
 const RAW = 8 // up to so many runs have their unsmoothed values behind them
+const FEW = 30 // so many points of a line are told from what lies between them
 const ALIGNED = { step: "step", epoch: "epoch", time: "since start" }
 
 const mounts = new WeakMap()
@@ -161,10 +162,12 @@ function picture(mount) {
         traces.push({ ...edge, y: mean.low, uid: `low-${place}` })
         traces.push({ ...edge, y: mean.high, fill: "tonexty", fillcolor: transparent(color), uid: `band-${place}` })
       }
-      const said = members.length > 1 ? `mean of ${members.length} runs` : "1 run"
+      const said = members.length > 1 ? `, mean of ${members.length} runs` : ""
+      const where = { step: "at step %{x:,.0f}", epoch: "at epoch %{x:.4~g}", time: `at %{x:.4~g} ${label}` }[view.align]
       traces.push({
-        ...shared, y: mean.y, uid, line: { color, width: 2.4, dash: dashText(dash) },
-        hovertemplate: `%{y:.5~g}, ${said}<extra>${words}</extra>`,
+        ...shared, mode: mean.x.length < FEW ? "lines+markers" : "lines", y: mean.y, uid,
+        line: { color, width: 2.4, dash: dashText(dash) }, marker: { color, size: 5 },
+        hovertemplate: `%{y:.5~g} ${where}${said}<extra>${words}</extra>`,
       })
       heights.push({ x: mean.x, y: mean.low }, { x: mean.x, y: mean.high })
     })
@@ -182,9 +185,8 @@ function picture(mount) {
         })
         heights.push(raw)
       } else heights.push(line)
-      const few = line.x.length < 30
       traces.push({
-        type: "scatter", mode: few ? "lines+markers" : "lines", x: drawn(line.x), y: line.y, customdata: line.steps, name: words,
+        type: "scatter", mode: line.x.length < FEW ? "lines+markers" : "lines", x: drawn(line.x), y: line.y, customdata: line.steps, name: words,
         uid: `run-${run.id}`, line: { color, width: 1.8, dash: dashText(dash) }, marker: { color, size: 5 }, connectgaps: false,
         hovertemplate: `%{y:.5~g} at step %{customdata:,d}<extra>${words}</extra>`,
       })
@@ -333,8 +335,8 @@ function controls(mount) {
   const all = data.runs.length
   const some = (one) => (one.jobs < all ? ` (${one.jobs} of ${all})` : "")
   options(control(mount, "metric"), data.metrics.map((one) => [one.name, one.title + some(one)]), metricOf(mount) ?? "")
-  const grouped = data.differing.filter((one) => one.groups.length < all)
-  options(control(mount, "group"), [["", "nothing"], ...grouped.map((one) => [one.name, one.name])], groupsOf(mount) ? view.group : "")
+  const each = (one) => (one.groups.length < all ? "" : " (one job each)")
+  options(control(mount, "group"), [["", "nothing"], ...data.differing.map((one) => [one.name, one.name + each(one)])], groupsOf(mount) ? view.group : "")
   control(mount, "band").value = view.band
   control(mount, "band-label").classList.toggle("off", !groupsOf(mount))
   control(mount, "band").disabled = !groupsOf(mount)

@@ -1,5 +1,6 @@
 """The curves of several jobs over each other, and their figures and parameters in a table."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,8 @@ from pages.parts.live import go_to_job
 FOUND: Final = 12
 """So many jobs are offered at once to somebody who looks for one to add."""
 MOST_PARAMETERS: Final = 60
+TELLING: Final = 2
+"""So many parameters tell jobs of the same name apart."""
 EMPTY: Final = (
     "Add jobs with the box beside this, one after the other: their curves are drawn over each "
     "other here, and what differs between them is listed below."
@@ -79,6 +82,7 @@ class Overlay:
             n: comparison.parameters_of(job.recipe, job.params) for n, job in self.jobs.items()
         }
         differences = comparison.differences(parameters)
+        names = self._names(differences)
         columns = self._columns(summaries, metric) if metric else []
         search = self.told.get("search")
         _draw(
@@ -96,7 +100,7 @@ class Overlay:
                     }
                     for name in metrics
                 ],
-                "runs": [_run(job, summaries[n].rows) for n, job in self.jobs.items()],
+                "runs": [_run(job, names[n], summaries[n].rows) for n, job in self.jobs.items()],
                 "columns": [_column(column, list(self.jobs)) for column in columns],
                 "differing": self._differing(differences),
                 "same": [
@@ -129,6 +133,20 @@ class Overlay:
             return ""
         names = {n: f"job {n} ({formats.one_line(job.name, 60)})" for n, job in self.jobs.items()}
         return comparison.in_words(columns[0], names, formats.figure)
+
+    def _names(self, differences: Differences) -> dict[int, str]:
+        """Of each job; those that have one name are told apart by what differs."""
+        names = {n: formats.one_line(job.name) or f"Job {n}" for n, job in self.jobs.items()}
+        times = Counter(names.values())
+        for job_id, name in names.items():
+            if times[name] > 1:
+                own = [
+                    f"{formats.one_line(parameter, 20)} {formats.one_line(values[job_id], 30)}"
+                    for parameter, values in differences.differing.items()
+                    if values[job_id] is not None
+                ]
+                names[job_id] = ", ".join([name, *own[:TELLING]])
+        return names
 
     def _differing(self, differences: Differences) -> list[dict[str, Any]]:
         return [
@@ -163,11 +181,11 @@ def _nothing() -> None:
     """Streamlit keeps only those of a component's values for which there is a callback."""
 
 
-def _run(job: JobView, rows: int) -> dict[str, Any]:
+def _run(job: JobView, name: str, rows: int) -> dict[str, Any]:
     lamp = cards.lamp_of(job)
     return {
         "id": job.job_id,
-        "name": formats.one_line(job.name) or f"Job {job.job_id}",
+        "name": name,
         "state": lamp.word,
         "icon": lamp.icon.removeprefix(":material/").removesuffix(":"),
         "color": lamp.color,

@@ -60,9 +60,13 @@ function blended(lines, band) {
   const drawn = lines.filter((line) => line.x.length)
   if (!drawn.length) return { x: [], y: [], low: [], high: [] }
   const from = Math.min(...drawn.map((line) => line.x[0])), to = Math.max(...drawn.map((line) => line.x.at(-1)))
-  // The ends of each line are places too, so that none is cut short.
-  const places = new Set(drawn.flatMap((line) => [line.x[0], line.x.at(-1)]))
-  for (let n = 0; n < GRID; n += 1) places.add(from + ((to - from) * n) / (GRID - 1))
+  // Where something was logged, if that is not at too many places; the ends of each line always are, so
+  // that none is cut short.
+  let places = new Set(drawn.flatMap((line) => line.x))
+  if (places.size > GRID) {
+    places = new Set(drawn.flatMap((line) => [line.x[0], line.x.at(-1)]))
+    for (let n = 0; n < GRID; n += 1) places.add(from + ((to - from) * n) / (GRID - 1))
+  }
   const x = [...places].filter((place) => place <= to).sort((a, b) => a - b)
   const values = drawn.map((line) => interpolated(line, x))
   const y = [], low = [], high = []

@@ -26,6 +26,13 @@ def name(job: JobView) -> None:
                 args=(job, changing),
             )
             st.button(
+                "Save",
+                key=f"rename-save-{job.job_id}",
+                type="primary",
+                on_click=_renamed,
+                args=(job, changing),
+            )
+            st.button(
                 "Keep as it is",
                 key=f"rename-not-{job.job_id}",
                 on_click=st.session_state.pop,
@@ -76,7 +83,7 @@ def line(job: JobView) -> None:
 def editor(job: JobView) -> None:
     """The fields for tags and a note."""
     tags_key, note_key = f"tags-{job.job_id}", f"note-{job.job_id}"
-    st.text_input("Tags, with commas", value=", ".join(job.tags), key=tags_key)
+    st.text_input("Tags, separated by commas", value=", ".join(job.tags), key=tags_key)
     st.text_area("Note", value=job.note, max_chars=MAX_NOTE, key=note_key, height=160)
 
     def write() -> None:

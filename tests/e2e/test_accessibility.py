@@ -200,6 +200,12 @@ def test_a_job_is_submitted_watched_and_cancelled_by_keyboard_alone(
     page.goto(f"/job?id={number}")
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_visible()
     wait_until(lambda: page.evaluate("keyListeners()") == 1, 30)
+    press("g")
+    press("c")  # to the comparison, and nothing else
+    page.wait_for_url("**/compare")
+    page.goto(f"/job?id={number}")
+    expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_visible()
+    wait_until(lambda: page.evaluate("keyListeners()") == 1, 30)
     assert server.status(number) == "running"
     press("Control+c")
     press("c")

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from backend.models import Job, JobStatus, utc_now
 from backend.paths import DataPaths
 from backend.store import Store
+from pages.parts.plotly_script import with_shared
 from tests.server import Server
 from tests.waiting import wait_until
 
@@ -159,6 +160,18 @@ def write_runs(data: Path, number: int, points: int) -> list[int]:
                 file.write(json.dumps(row) + "\n")
     store.close()
     return ids
+
+
+def test_a_groups_mean_has_points_where_something_was_logged(browser: Browser) -> None:
+    page = browser.new_page()
+    blended = "(text) => { globalThis.blended = new Function(text + '; return blended')() }"
+    page.evaluate(blended, with_shared("overlay_lines.js"))
+    few = "blended([{ x: [50, 100, 150], y: [2, 1, 0.5] }, { x: [50, 150], y: [4, 1.5] }], 'range')"
+    expected = {"x": [50, 100, 150], "y": [3, 1.875, 1], "low": [2, 1, 0.5], "high": [4, 2.75, 1.5]}
+    assert page.evaluate(few) == expected
+    many = "blended([{ x: [...Array(5000).keys()], y: Array(5000).fill(1) }], 'sd').x.length"
+    assert page.evaluate(many) == 300
+    page.close()
 
 
 def test_fifty_runs_are_drawn_chosen_from_grouped_and_shared(page: Page, server: Server) -> None:

@@ -137,7 +137,9 @@ def test_jobs_are_found_sorted_deleted_and_taken_back(page: Page, store: Store, 
         dialog = page.get_by_role("dialog")
         expect(dialog).to_contain_text("Delete 3 jobs and 3.0 MiB of files?")
         dialog.get_by_role("button", name="Delete 3 jobs").click()
-        expect(page.get_by_text(re.compile("3 jobs deleted. 3.0 MiB are free in"))).to_be_visible()
+        expect(
+            page.get_by_text(re.compile("3 jobs deleted. 3.0 MiB will be freed in"))
+        ).to_be_visible()
         expect(page.locator(".sb-count").first).to_contain_text("3,330 jobs")
         assert all(folder.exists() for folder in folders)
         if round_ == "taken back":

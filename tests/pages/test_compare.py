@@ -63,6 +63,13 @@ def test_jobs_are_compared_and_what_is_not_here_is_said(rows: Rows, open_page: O
     assert "\n" not in data["runs"][0]["name"]
 
 
+def test_jobs_of_one_name_are_told_apart_by_what_differs(rows: Rows, open_page: Open) -> None:
+    ids = [run(rows, [1.0], lr, name="reg") for lr in (0.1, 0.01)]
+    ids.append(run(rows, [1.0], 0.1, name="other"))
+    data = drawn(open_page("compare", ids=",".join(map(str, ids))))
+    assert [r["name"] for r in data["runs"]] == ["reg, lr 0.1", "reg, lr 0.01", "other"]
+
+
 def test_a_metric_of_which_more_is_better_and_one_that_is_no_number(
     rows: Rows, open_page: Open
 ) -> None:
