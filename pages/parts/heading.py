@@ -44,7 +44,7 @@ def heading(job: JobView) -> None:
             vertical_alignment="center",
             width="content",
             wrap=False,
-            key=f"acts-{job.job_id}",
+            key=f"next-{job.job_id}",
         ):
             if job.status.ended:
                 buttons.retry_from_button(job, "job")
