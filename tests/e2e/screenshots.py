@@ -143,11 +143,7 @@ def take(home: Path) -> None:
             }
             for name, path in pages.items():
                 shoot(browser, server.url, path, name)
-            for job in store.running():
-                page = browser.new_page()
-                page.goto(f"{server.url}/job?id={job.id}")
-                page.get_by_role("button", name="Cancel", exact=True).click()
-                wait_until(lambda job=job: status(job.id or 0).ended, 60)  # type: ignore[misc]
+            server.kill_all()
             browser.close()
         store.close()
 
