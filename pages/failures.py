@@ -61,6 +61,7 @@ def card(failed: FailureView) -> None:
             st.badge(formats.KIND_WORDS[failed.kind], icon=lamp.icon, color=lamp.color)
             with st.container(width="stretch"):
                 cards.job_link(job)
+            buttons.like_link(job)
             buttons.retry_from_button(job, "failures")
             buttons.retry_button(job, "failures")
         trouble.said(f"failures-{job.job_id}")

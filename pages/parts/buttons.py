@@ -125,6 +125,16 @@ def retry_from_button(job: JobView, place: str) -> None:
     )
 
 
+def like_link(job: JobView) -> None:
+    """To the form, filled in as for this job, where another timeout can be given."""
+    st.page_link(
+        "submit.py",
+        label="Submit like this",
+        icon=":material/content_copy:",
+        query_params={"like": str(job.job_id)},
+    )
+
+
 def _retry(job_id: int, place: str, from_checkpoint: bool) -> None:
     try:
         new = runtime.service().retry(job_id, from_checkpoint=from_checkpoint)

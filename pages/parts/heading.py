@@ -49,12 +49,7 @@ def heading(job: JobView) -> None:
             if job.status.ended:
                 buttons.retry_from_button(job, "job")
             compare_link(job, retries)
-            st.page_link(
-                "submit.py",
-                label="Submit like this",
-                icon=":material/content_copy:",
-                query_params={"like": str(job.job_id)},
-            )
+            buttons.like_link(job)
             with st.container(width=buttons.RETRY_WIDTH):
                 if job.status.ended:
                     buttons.retry_button(job, "job")

@@ -384,6 +384,9 @@ def test_a_chart_keeps_its_place_while_the_rest_of_a_new_window_comes(
     """On a screen and on a phone; grey bars stand for the buttons above it until they are there."""
     job_id = server.submit(script=write_script("short.py", SHORT), gpus=0)
     wait_until(lambda: server.status(job_id) == "completed", 60)
+    whole = {"indexed": 1, "live": False}  # else it is asked for again
+    curve = f"{server.url}/api/training/curve/{job_id}?bins=1000"
+    wait_until(lambda: whole.items() <= httpx.get(curve).json().items(), 60)
     for width in (1280, 360):
         page = browser.new_page(viewport={"width": width, "height": 800})
         page.add_init_script(PLACES)
