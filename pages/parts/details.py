@@ -109,9 +109,7 @@ def figures(job: JobView, curve: CurveSummary) -> None:
     if job.memory_bytes is not None or job.peak_memory_bytes is not None:
         rows["Memory now"] = formats.size(job.memory_bytes)
         rows["Memory peak"] = formats.size(job.peak_memory_bytes)
-    for name, value in job.extra.items():
-        words = name.replace("_", " ")
-        rows[words[:1].upper() + words[1:]] = formats.figure(value)
+    rows |= {name.replace("_", " "): formats.figure(value) for name, value in job.extra.items()}
     rows["Timeout"] = f"{stall.duration(job.timeout_seconds)} without progress"
     if job.max_retries:
         rows["Automatic retries"] = f"{job.retry_number} of {job.max_retries} used"
