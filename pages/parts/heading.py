@@ -36,7 +36,12 @@ def heading(job: JobView) -> None:
             if not job.status.ended:
                 buttons.cancel_button(job, "job")
     with st.container(horizontal=True, vertical_alignment="center"):
-        with st.container(horizontal=True, vertical_alignment="center", width="stretch"):
+        with st.container(
+            horizontal=True,
+            vertical_alignment="center",
+            width="stretch",
+            key=f"standing-{job.job_id}",
+        ):
             cards.show_lamp(cards.lamp_of(job))
             times.caption(" · ".join(life(job)), width="content")
         with st.container(

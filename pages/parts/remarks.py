@@ -74,8 +74,10 @@ def line(job: JobView) -> None:
                 on_click=_ask,
                 args=(job.job_id,),
             )
-        for tag in job.tags:
-            st.badge(formats.escape(tag, MAX_TAG), icon=":material/label:", color="gray")
+        if job.tags:
+            with st.container(horizontal=True, width="content", key=f"labels-{job.job_id}"):
+                for tag in job.tags:
+                    st.badge(formats.escape(tag, MAX_TAG), icon=":material/label:", color="gray")
     if job.note:
         details.verbatim("note", job.note, "")
 

@@ -382,7 +382,8 @@ def test_a_chart_keeps_its_place_while_the_rest_of_a_new_window_comes(
     browser: Browser, server: Server, write_script: Callable[[str, str], str]
 ) -> None:
     """On a screen and on a phone; grey bars stand for the buttons above it until they are there."""
-    job_id = server.submit(script=write_script("short.py", SHORT), gpus=0)
+    script = write_script("a_script_of_some_length.py", SHORT)
+    job_id = server.submit(script=script, gpus=0)
     wait_until(lambda: server.status(job_id) == "completed", 60)
     whole = {"indexed": 1, "live": False}  # else it is asked for again
     curve = f"{server.url}/api/training/curve/{job_id}?bins=1000"
